@@ -1,0 +1,21 @@
+"""``python -m libtool``: the same as the script ``libtool``; a callback starts without click."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run a command; ``callback`` goes straight to its own door, since it is started for every request of a peer."""
+    if sys.argv[1:2] == ["callback"] or (sys.argv[1:2] == ["--config"] and sys.argv[3:4] == ["callback"]):
+        from libtool.commands.callback import main as callback
+
+        callback()
+        return
+    from libtool.cli import main as cli
+
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Looking things up: which files are known, where their copies are, and the state of the whole node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from peewee import SQL, fn
+
+from libtool.archive import notices, runs
+from libtool.archive.hands import Host
+from libtool.models.tables import (
+    Fault,
+    File,
+    IncomingTransfer,
+    Instance,
+    Librarian,
+    OutgoingTransfer,
+    RemoteInstance,
+    Retry,
+    SendQueue,
+    live,
+)
+from libtool.models.tables import Store as StoreRow
+from libtool.states import QueueStatus, TransferStatus
+from libtool.units import show_time
+
+#: A live transfer older than this is stuck: every task has had its chance, day and night.
+STUCK = timedelta(days=1)
+
+
+def search(
+    *,
+    name: str | None = None,
+    uploader: str | None = None,
+    source: str | None = None,
+    window: tuple[datetime, datetime] | None = None,
+    limit: int = 64,
+) -> list[File]:
+    """Files that fulfil all given conditions, the newest first; at most ``limit``."""
+    query = File.select()
+    if name is not None:
+        query = query.where(File.name == name)
+    if uploader is not None:
+        query = query.where(File.uploader == uploader)
+    if source is not None:
+        query = query.where(File.source == source)
+    if window is not None:
+        query = query.where(File.create_time >= window[0], File.create_time <= window[1])
+    return list(query.order_by(File.create_time.desc(), File.id.desc()).limit(max(0, limit)))
+
+
+def copies(files: Iterable[File]) -> dict[int, list[Instance]]:
+    """Our copies of these files, each with its store, by file."""
+    found: dict[int, list[Instance]] = {}
+    ids = [file.id for file in files]
+    for instance in Instance.select(Instance, StoreRow).join(StoreRow).where(Instance.file << ids).order_by(Instance.id):
+        found.setdefault(instance.file_id, []).append(instance)
+    return found
+
+
+def remote_copies(files: Iterable[File]) -> dict[int, list[RemoteInstance]]:
+    """The neighbours' copies of these files, each with its librarian, by file."""
+    found: dict[int, list[RemoteInstance]] = {}
+    ids = [file.id for file in files]
+    rows = RemoteInstance.select(RemoteInstance, Librarian).join(Librarian).where(RemoteInstance.file << ids)
+    for remote in rows.order_by(RemoteInstance.id):
+        found.setdefault(remote.file_id, []).append(remote)
+    return found
+
+
+def status(host: Host) -> dict[str, Any]:
+    """What is known, pending, in flight and stuck, and the last run of everything; all counts are integers."""
+    now = host.now()
+    return {
+        "librarian": host.settings.name,
+        "files": _count(File),
+        "instances": _count(Instance, Instance.available),
+        "remote_instances": _count(RemoteInstance),
+        "outgoing": _by_status(OutgoingTransfer),
+        "incoming": _by_status(IncomingTransfer),
+        "send_queue": _queue(),
+        "destinations": _destinations(now),
+        "troubles": [
+            {"subject": fault.subject, "text": fault.text, "since": show_time(fault.first_time)}
+            for fault in notices.standing()
+        ],
+        "runs": [
+            {
+                "command": run.command,
+                "target": run.target,
+                "started": show_time(run.started),
+                "ended": show_time(run.ended),
+                "exit_code": run.exit_code,
+                "done": run.done,
+                "failed": run.failed,
+                "postponed": run.postponed,
+            }
+            for run in runs.latest()
+        ],
+    }
+
+
+def stuck(host: Host) -> int:
+    """How many live transfers are older than a day, in either direction."""
+    before = host.now() - STUCK
+    return sum(
+        _count(table, live(table) & (table.create_time < before)) for table in (OutgoingTransfer, IncomingTransfer)
+    )
+
+
+def failing() -> int:
+    """How many files wait for a person, plus troubles that have been told."""
+    return _count(Retry, Retry.not_before.is_null()) + _count(Fault, Fault.told_time.is_null(False))
+
+
+def _count(table: Any, condition: Any = None) -> int:
+    query = table.select(fn.COUNT(table.id))
+    return int((query if condition is None else query.where(condition)).scalar())
+
+
+def _by_status(table: Any) -> dict[str, int]:
+    found = dict(table.select(table.status, fn.COUNT(table.id)).group_by(table.status).tuples())
+    return {status.name: int(found.get(status, 0)) for status in TransferStatus}
+
+
+def _queue() -> dict[str, int]:
+    found = dict(SendQueue.select(SendQueue.status, fn.COUNT(SendQueue.id)).group_by(SendQueue.status).tuples())
+    return {
+        "queued": int(found.get(QueueStatus.QUEUED, 0)),
+        "in_flight": int(found.get(QueueStatus.SUBMITTING, 0)) + int(found.get(QueueStatus.IN_FLIGHT, 0)),
+        "completed": int(found.get(QueueStatus.COMPLETED, 0)),
+        "failed": int(found.get(QueueStatus.FAILED, 0)),
+    }
+
+
+def _destinations(now: datetime) -> list[dict[str, Any]]:
+    """Every librarian that something was ever sent to, or that still is a neighbour."""
+    out = OutgoingTransfer
+    rows = []
+    for librarian in Librarian.select().order_by(Librarian.name):
+        mine = (out.destination == librarian.id) & live(out)
+        oldest = out.select(fn.MIN(out.create_time)).where(mine).scalar(as_tuple=False)
+        pending = _count(out, mine & (out.status == SQL("0")))
+        waiting = _count(Retry, (Retry.destination == librarian.id) & Retry.not_before.is_null(False))
+        parked = _count(Retry, (Retry.destination == librarian.id) & Retry.not_before.is_null())
+        in_flight = _count(out, mine & (out.status > SQL("0")))
+        if librarian.removed and not (pending or in_flight or parked or waiting):
+            continue
+        rows.append(
+            {
+                "name": librarian.name,
+                "transfers_enabled": bool(librarian.transfers_enabled and not librarian.removed),
+                "pending": pending + waiting,
+                "in_flight": in_flight,
+                "parked": parked,
+                "stuck": _count(out, mine & (out.create_time < now - STUCK)),
+                "last_seen": show_time(librarian.last_seen),
+                "oldest_pending": show_time(oldest),
+            }
+        )
+    return rows

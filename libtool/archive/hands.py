@@ -1,0 +1,94 @@
+"""What the rules are handed: the Host that they work for, the time they have, and where they put what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from libtool.models.tables import Librarian
+    from libtool.models.tables import Store as StoreRow
+    from libtool.movers.base import Mover
+    from libtool.peers.client import Peer
+    from libtool.stores.base import Store
+
+
+class Host(Protocol):
+    """A librarian's node, as far as the rules need it."""
+
+    @property
+    def settings(self) -> Any:
+        """The configuration."""
+
+    def now(self) -> datetime:
+        """The time; tests control it."""
+
+    def store(self, row: StoreRow) -> Store:
+        """The store of a row; StoreUnavailable when the configuration does not have it."""
+
+    def mover(self, kind: str) -> Mover | None:
+        """The carrier of a kind, None when this node has none."""
+
+    def peer(self, librarian: Librarian) -> Peer:
+        """A neighbour that can be asked."""
+
+    def stranger(self, name: str, url: str, port: int | None, authenticator: str) -> Peer:
+        """A librarian that is not registered here."""
+
+    def key(self) -> bytes:
+        """The encryption key."""
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Hold the lock ``name`` for the time of the block; LockTaken when somebody else has it."""
+
+
+@dataclass
+class Tally:
+    """What one run did: counts for the run record, and lines for the operator."""
+
+    done: int = 0
+    failed: int = 0
+    postponed: int = 0
+    #: One line each for what a person must know now; printed even when quiet.
+    lines: list[str] = field(default_factory=list)
+    #: A person must act before this goes on.
+    person: bool = False
+    #: What would be done; only with --dry-run.
+    plan: list[str] = field(default_factory=list)
+
+    def problem(self, line: str, count: int = 1) -> None:
+        """One item failed; it is named."""
+        self.failed += count
+        self.lines.append(line)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there was nothing to do at all."""
+        return not (self.done or self.failed or self.postponed)
+
+    @property
+    def exit_code(self) -> int:
+        """4 beats 3 beats 0."""
+        return 4 if self.person else 3 if self.failed or self.postponed else 0
+
+
+class Budget:
+    """How long a run may go on; asked between two steps, so that a step is never cut."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._end = clock() + seconds
+
+    @property
+    def left(self) -> bool:
+        """Whether another step may begin."""
+        return self._clock() < self._end
+
+
+def portions(rows: list[Any], size: int) -> Iterator[list[Any]]:
+    """``rows`` in pieces of at most ``size``."""
+    for n in range(0, len(rows), size):
+        yield rows[n : n + size]

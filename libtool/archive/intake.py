@@ -1,0 +1,358 @@
+"""Taking in what is staged: verify by reading, store, record, tell the source, tidy up.
+
+Four steps, each committed before the next, each found again from the rows after a crash: STAGED rows are judged; final
+rows that owe a report are reported; final rows that still name a staging place have it removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from peewee import SQL, Value, fn
+
+from libtool import names
+from libtool.archive import librarians, notices, places
+from libtool.archive.hands import Budget, Host, Tally, portions
+from libtool.errors import LibtoolError, LockTaken, PeerDeniesUs, PeerRefused, PeerUnreachable, StoreUnavailable
+from libtool.models.base import writing
+from libtool.models.tables import File, IncomingTransfer, Instance, Librarian, live, owing
+from libtool.models.tables import Store as StoreRow
+from libtool.peers import features, messages
+from libtool.peers.client import Peer
+from libtool.states import DeletionPolicy, FileKind, Owed, TransferStatus
+from libtool.stores.base import Arrival, Fate, Store
+from libtool.units import to_microseconds
+
+#: Files that are judged and recorded together, and how many bytes of them at most.
+PORTION, PORTION_BYTES = 500, 10**11
+#: Transfers in one report to a source.
+REPORT = 5000
+#: Stands for a staging place where there is none: what is taken over where it lies.
+NOWHERE = ".libtool-nowhere"
+_IN = IncomingTransfer
+Progress = Callable[[int], None]
+
+
+def receive(
+    host: Host,
+    budget: Budget,
+    tally: Tally,
+    *,
+    limit: int | None = None,
+    policy: DeletionPolicy = DeletionPolicy.DISALLOWED,
+    progress: Progress | None = None,
+) -> None:
+    """Take in everything that is staged, as far as time and ``limit`` allow; then report and tidy."""
+    settle_abandoned(host, tally)
+    left = limit
+    for row in places.in_order(host):
+        if not row.enabled:
+            continue
+        try:
+            store = host.store(row)
+            after = 0
+            while budget.left and (left is None or left > 0):
+                staged = _staged(row, after, min(PORTION, left or PORTION))
+                if not staged:
+                    break
+                after = staged[-1].id
+                before = tally.done + tally.failed
+                take_in(host, row, store, staged, tally, policy)
+                if left is not None:
+                    left -= len(staged)
+                if progress is not None:
+                    progress(tally.done + tally.failed - before)
+            notices.over(host, tally, f"store {row.name}", "unavailable")
+        except StoreUnavailable as trouble:
+            waiting = _IN.select().where(_IN.store == row.id, _IN.status == SQL("2")).count()
+            tally.postponed += waiting
+            if waiting:
+                notices.trouble(host, tally, f"store {row.name}", "unavailable", trouble.text)
+    report(host, budget, tally)
+    tidy(host)
+
+
+def _staged(row: StoreRow, after: int, limit: int) -> list[IncomingTransfer]:
+    """The next staged transfers of a store that no live ingest works on."""
+    found = list(
+        _IN.select()
+        .where(_IN.store == row.id, _IN.status == SQL("2"), _IN.id > after, _IN.claim.is_null())
+        .order_by(_IN.id)
+        .limit(limit)
+    )
+    size = 0
+    for n, each in enumerate(found):
+        size += each.size
+        if size > PORTION_BYTES and n:
+            return found[:n]
+    return found
+
+
+def take_in(
+    host: Host,
+    row: StoreRow,
+    store: Store,
+    staged: Sequence[IncomingTransfer],
+    tally: Tally,
+    policy: DeletionPolicy,
+) -> None:
+    """Judge one portion: what is right is stored and recorded, what is wrong is ended and named, the rest waits."""
+    reasons = _known_otherwise(staged)
+    judged = [each for each in staged if each.id not in reasons]
+    arrivals = [Arrival(each.staging_id or NOWHERE, each.name, each.size, each.checksum) for each in judged]
+    outcomes = store.take_in(arrivals)
+    stored: dict[FileKind, list[IncomingTransfer]] = {FileKind.FILE: [], FileKind.DIRECTORY: []}
+    for each, outcome in zip(judged, outcomes):
+        if outcome.fate is Fate.STORED:
+            stored[outcome.kind].append(each)
+        elif outcome.fate is Fate.UNKNOWN:
+            tally.postponed += 1
+            subject = f"file '{names.shown(each.name)}' from {each.source or 'here'}"
+            notices.trouble(host, tally, subject, "unreadable", outcome.why)
+        else:
+            reasons[each.id] = outcome.why
+    _record(host, row, stored, policy)
+    tally.done += len(stored[FileKind.FILE]) + len(stored[FileKind.DIRECTORY])
+    if reasons:
+        refuse(host, staged, reasons)
+        for each in staged:
+            if each.id in reasons:
+                sender = f"from {each.source}" if each.source else "of an ingest"
+                tally.problem(f"'{names.shown(each.name)}' {sender} was not stored: {reasons[each.id]}")
+
+
+def _known_otherwise(staged: Sequence[IncomingTransfer]) -> dict[int, str]:
+    """Which of these the catalogue holds under the same name with other content."""
+    ids = [each.id for each in staged]
+    clash = (
+        _IN.select(_IN.id)
+        .join(File, on=(File.name == _IN.name))
+        .where(_IN.id << ids, (File.checksum != _IN.checksum) | (File.size != _IN.size))
+    )
+    return {id: "a file of that name with other content is in the catalogue" for (id,) in clash.tuples()}
+
+
+def _record(
+    host: Host, row: StoreRow, stored: dict[FileKind, list[IncomingTransfer]], policy: DeletionPolicy
+) -> None:
+    """File, instance and the end of the transfer, in one transaction, by set.
+
+    Also of those that their source has given up meanwhile: the copy is here and right, so it is known.
+    """
+    now = host.now()
+    for kind, transfers in stored.items():
+        if not transfers:
+            continue
+        ids = [each.id for each in transfers]
+        mine = _IN.id << ids
+        own = host.settings.name
+        with writing("record"):
+            File.insert_from(
+                _IN.select(
+                    _IN.name,
+                    Value(int(kind), converter=False),
+                    _IN.size,
+                    _IN.checksum,
+                    _IN.uploader,
+                    fn.COALESCE(fn.NULLIF(_IN.source, ""), own),
+                    SQL(str(to_microseconds(now))),
+                ).where(mine),
+                [File.name, File.kind, File.size, File.checksum, File.uploader, File.source, File.create_time],
+            ).on_conflict_ignore().execute()
+            Instance.insert_from(
+                _IN.select(
+                    File.id,
+                    _IN.store,
+                    SQL("true"),
+                    fn.COALESCE(_IN.deletion_policy, int(policy)),
+                    SQL(str(to_microseconds(now))),
+                    SQL(str(to_microseconds(now))),
+                )
+                .join(File, on=(File.name == _IN.name))
+                .where(mine),
+                [
+                    Instance.file,
+                    Instance.store,
+                    Instance.available,
+                    Instance.deletion_policy,
+                    Instance.create_time,
+                    Instance.verified_time,
+                ],
+            ).on_conflict(
+                conflict_target=[Instance.file, Instance.store],
+                update={Instance.available: True, Instance.verified_time: now},
+            ).execute()
+            _IN.update(
+                status=TransferStatus.COMPLETED,
+                end_time=now,
+                claim=None,
+                file=File.select(File.id).where(File.name == _IN.name),
+            ).where(mine).execute()
+            _IN.update(owed=Owed.COMPLETION).where(_IN.id << ids, _IN.source != "").execute()
+
+
+def refuse(host: Host, staged: Sequence[IncomingTransfer], reasons: dict[int, str]) -> None:
+    """End these with a reason; their sources are told, and what was staged is kept until then."""
+    with writing("refuse"):
+        for reason in set(reasons.values()):
+            ids = [id for id, why in reasons.items() if why == reason]
+            _IN.update(
+                status=TransferStatus.FAILED, end_time=host.now(), reason=reason[:1000], claim=None
+            ).where(_IN.id << ids, live(_IN)).execute()
+        _IN.update(owed=Owed.FAILURE).where(_IN.id << list(reasons), _IN.source != "").execute()
+
+
+# -- telling the sources ------------------------------------------------------------------------------------------
+
+
+def report(host: Host, budget: Budget, tally: Tally) -> None:
+    """Tell every source what became of its transfers; one that does not answer does not delay the others."""
+    sources = [name for (name,) in _IN.select(_IN.source).where(owing(_IN)).distinct().tuples()]
+    for name in sources:
+        librarian = Librarian.get_or_none(Librarian.name == name, ~Librarian.removed)
+        owed = _IN.select().where(owing(_IN), _IN.source == name)
+        if librarian is None or librarian.authenticator is None:
+            tally.postponed += owed.count()
+            text = f"what arrived from it cannot be reported: run 'libtool add-librarian --name {name} …'"
+            notices.trouble(host, tally, f"librarian {name}", "unknown", text)
+            continue
+        notices.over(host, tally, f"librarian {name}", "unknown")
+        peer = host.peer(librarian)
+        try:
+            librarians.get_acquainted(librarian, peer, host.now())
+            after = 0
+            while budget.left:
+                rows = list(owed.where(_IN.id > after).order_by(_IN.id).limit(REPORT))
+                if not rows:
+                    break
+                after = rows[-1].id
+                if peer.can(features.BATCH):
+                    _report_batch(host, peer, rows)
+                else:
+                    _report_stock(host, peer, rows, budget)
+            notices.over(host, tally, f"librarian {name}", "unreachable")
+            notices.over(host, tally, f"librarian {name}", "account")
+        except PeerUnreachable as trouble:
+            tally.postponed += owed.count()
+            notices.trouble(host, tally, f"librarian {name}", "unreachable", trouble.text)
+        except PeerDeniesUs as trouble:
+            tally.postponed += owed.count()
+            tally.person = True
+            notices.trouble(host, tally, f"librarian {name}", "account", trouble.text, at_once=True)
+        except LibtoolError as trouble:
+            tally.postponed += owed.count()
+            notices.trouble(host, tally, f"librarian {name}", "refuses", trouble.text)
+        finally:
+            librarians.keep_acquaintance(librarian, peer, host.now())
+            peer.close()
+
+
+def _report_batch(host: Host, peer: Peer, rows: list[IncomingTransfer]) -> None:
+    """One request for all. What the source knows nothing of is not owed to it any more."""
+    report = messages.Report()
+    for row in rows:
+        if row.owed is Owed.COMPLETION:
+            report.completed.append(messages.Completed(row.source_transfer_id, row.id, row.store_id, row.checksum))
+        else:
+            report.failed.append(messages.Failed(row.source_transfer_id, row.id, (row.reason or "")[:1000]))
+    answer = peer.ask("libtool/clone/report", report, messages.ReportAnswer)
+    _paid([row.id for row in rows if row.source_transfer_id in answer.accepted])
+
+
+def _report_stock(host: Host, peer: Peer, rows: list[IncomingTransfer], budget: Budget) -> None:
+    """``clone/complete`` for each that is stored, one ``checkin/update`` for all that failed."""
+    failed = [row for row in rows if row.owed is not Owed.COMPLETION]
+    if failed:
+        peer.ask(
+            "checkin/update",
+            messages.CheckinUpdate([row.source_transfer_id for row in failed], [], TransferStatus.FAILED),
+            messages.CheckinUpdated,
+        )
+        _paid([row.id for row in failed])
+    for row in rows:
+        if row.owed is not Owed.COMPLETION:
+            continue
+        if not budget.left:
+            return
+        message = messages.CloneComplete(row.source_transfer_id, row.id, row.store_id)
+        answer = peer.post("clone/complete", message)
+        if not 200 <= answer.status < 300:
+            # 406: it has ended there, usually because our first report arrived and its answer was lost. 400: it knows
+            # of no such transfer. Both are definite, and its hypervisor looks for the file itself.
+            refusal = peer.refusal("clone/complete", answer)
+            if not isinstance(refusal, PeerRefused):
+                raise refusal
+        _paid([row.id])
+
+
+def _paid(ids: list[int]) -> None:
+    with writing("reported"):
+        for piece in portions(ids, REPORT):
+            _IN.update(owed=Owed.NOTHING).where(_IN.id << piece).execute()
+
+
+# -- tidying up ---------------------------------------------------------------------------------------------------
+
+
+def tidy(host: Host) -> None:
+    """Remove the staging places of transfers that have ended and are told; a place that others still use keeps them."""
+    ended = (_IN.status >= SQL("3")) & (_IN.staging_id.is_null(False)) & ~((_IN.owed == Owed.FAILURE))
+    stores = {row.id: row for row in places.in_order(host)}
+    for staging_id, store_id in _IN.select(_IN.staging_id, _IN.store).where(ended).distinct().tuples():
+        row = stores.get(store_id)
+        if row is None:
+            continue
+        here = (_IN.staging_id == staging_id) & (_IN.store == store_id)
+        try:
+            store = host.store(row)
+            store.check()
+            if _IN.select().where(here, live(_IN) | (_IN.owed == Owed.FAILURE)).exists():
+                rows = list(_IN.select().where(here, ended))
+                for each in rows:
+                    store.discard_one(staging_id, each.name)
+                gone = _IN.id << [each.id for each in rows]
+            else:
+                store.discard(staging_id)
+                gone = here
+            with writing("tidied"):
+                _IN.update(staging_id=None).where(gone, _IN.status >= SQL("3")).execute()
+        except (OSError, StoreUnavailable):
+            continue  # it is tried again at the next run; the row still names the place
+
+
+def settle_abandoned(host: Host, tally: Tally) -> None:
+    """Ingests whose process died: what was complete is stored, the rest ends; the originals were never touched."""
+    for (claim,) in _IN.select(_IN.claim).where(_IN.claim.is_null(False), live(_IN)).distinct().tuples():
+        try:
+            with host.lock(claim):
+                settle(host, claim, tally)
+        except LockTaken:
+            continue
+
+
+def settle(host: Host, claim: str, tally: Tally) -> None:
+    """Settle what a dead ingest left under ``claim``, whose lock the caller holds."""
+    with writing("settle"):
+        _IN.update(
+            status=TransferStatus.FAILED, end_time=host.now(), reason="its ingest did not end", claim=None
+        ).where(_IN.claim == claim, _IN.status < SQL("2"), live(_IN)).execute()
+        _IN.update(claim=None).where(_IN.claim == claim, live(_IN)).execute()
+
+
+# -- looking ------------------------------------------------------------------------------------------------------
+
+
+def staged_files() -> int:
+    """How many transfers are staged."""
+    return int(_IN.select(fn.COUNT(_IN.id)).where(_IN.status == SQL("2")).scalar())
+
+
+def plan(host: Host) -> list[str]:
+    """What a run would take in and report, a line each."""
+    lines = []
+    for row in places.in_order(host):
+        staged = _IN.select(_IN.name, _IN.size, _IN.source).where(_IN.store == row.id, _IN.status == SQL("2"))
+        for name, size, source in staged.order_by(_IN.id).tuples().iterator():
+            lines.append(f"{names.shown(name)} ({size} bytes) from {source or 'an ingest'} into {row.name}")
+    owed = _IN.select(_IN.source, fn.COUNT(_IN.id)).where(owing(_IN)).group_by(_IN.source).tuples()
+    return lines + [f"tell {source} about {count} transfers" for source, count in owed]

@@ -1,0 +1,142 @@
+"""Direct neighbours: adding and removing them, switching them, and what we know of their health."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+from libtool.archive.hands import Host
+from libtool.errors import LibrarianExists, LibtoolError, Refused, UnknownLibrarian
+from libtool.models.base import writing
+from libtool.models.tables import Librarian
+from libtool.peers import messages
+from libtool.peers.client import Peer
+
+#: How long what a neighbour said it can do is believed.
+FEATURES_AGE = timedelta(days=1)
+#: How exact "last heard" is; a write per request would cost more than it tells.
+_HEARD_STEP = timedelta(minutes=1)
+
+
+def get(name: str, *, removed: bool = False) -> Librarian:
+    """The neighbour of this name; UnknownLibrarian when there is none (or it was removed, unless ``removed``)."""
+    found = Librarian.get_or_none(Librarian.name == name)
+    if found is None or (found.removed and not removed):
+        raise UnknownLibrarian(name=name)
+    known: Librarian = found
+    return known
+
+
+def everybody() -> list[Librarian]:
+    """All neighbours by name."""
+    return list(Librarian.select().where(~Librarian.removed).order_by(Librarian.name))
+
+
+def check_url(url: str, port: int | None, *, local: bool, allow_plain_http: bool) -> None:
+    """Raise Refused unless ``url`` is one that may be registered; ``local``: on this machine's own command line."""
+    parts = urlsplit(url)
+    how = "Give --url http(s)://host[/path] with --port, or exec:///absolute/path/to/config.yaml."
+    if parts.scheme == "exec":
+        if not local:
+            raise Refused(why="an exec:// librarian can only be registered on its own machine", how=how)
+        if not parts.path.startswith("/") or parts.netloc:
+            raise Refused(why=f"'{url}' names no absolute path", how=how)
+        return
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password or parts.query:
+        raise Refused(why=f"'{url}' is no URL of a librarian", how=how)
+    if port is not None and parts.port is not None:
+        raise Refused(why=f"'{url}' holds a port, and --port names another place for it", how=how)
+    if parts.scheme == "http" and not allow_plain_http and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        why = f"'{url}' is not encrypted: passwords would be readable on the way"
+        raise Refused(why=why, how="Use https, or add --allow-plain-http if the network is trusted.")
+
+
+def add(host: Host, name: str, url: str, port: int | None, authenticator: str, encrypted: str) -> Librarian:
+    """Register a neighbour, or bring one back that was removed; ``encrypted`` is what is stored of its authenticator."""
+    user, colon, password = authenticator.partition(":")
+    if not (user and colon and password):
+        raise Refused(why="the authenticator has not the form USER:PASSWORD", how="Give --authenticator USER:PASSWORD.")
+    if not authenticator.isascii():
+        raise Refused(why="the authenticator holds non-ASCII characters, which stock librarians refuse", how="Change it.")
+    if name == host.settings.name:
+        raise Refused(why=f"'{name}' is this librarian itself", how="Give the other librarian's name.")
+    with writing("add librarian"):
+        found = Librarian.get_or_none(Librarian.name == name)
+        if found is not None and not found.removed:
+            raise LibrarianExists(name=name, url=found.url)
+        if found is None:
+            found = Librarian.create(name=name, url=url, port=port, authenticator=encrypted)
+        else:
+            # Forget how far sending had come: whatever it does not have any more is found again.
+            Librarian.update(
+                url=url,
+                port=port,
+                authenticator=encrypted,
+                removed=False,
+                transfers_enabled=True,
+                features="",
+                features_time=None,
+                sent_upto=0,
+            ).where(Librarian.id == found.id).execute()
+        return get(name)
+
+
+def remove(name: str) -> None:
+    """Take a neighbour off the list; what was sent to it, and what is under way, stays remembered."""
+    with writing("remove librarian"):
+        if not Librarian.update(removed=True, authenticator=None).where(
+            Librarian.name == name, ~Librarian.removed
+        ).execute():
+            raise UnknownLibrarian(name=name)
+
+
+def set_transfers(name: str, enabled: bool) -> None:
+    """Switch sending to a neighbour on or off; what is in flight is still settled."""
+    with writing("switch librarian"):
+        if not Librarian.update(transfers_enabled=enabled).where(
+            Librarian.name == name, ~Librarian.removed
+        ).execute():
+            raise UnknownLibrarian(name=name)
+
+
+def probe(peer: Peer) -> messages.PingAnswer:
+    """Ask for a sign of life that really needs our account; raises what :meth:`Peer.ask` raises."""
+    answer: messages.PingAnswer = peer.ask("ping/logged", messages.Nothing(), messages.PingAnswer)
+    return answer
+
+
+def keep_acquaintance(librarian: Librarian, peer: Peer, now: datetime) -> None:
+    """Write down, after a run, that the neighbour was seen and what it announced."""
+    if not peer.answered:
+        return
+    with writing("last seen"):
+        changes = {"last_seen": now}
+        if peer.announced is not None:
+            changes |= {"features": peer.announced, "features_time": now}
+        Librarian.update(**changes).where(Librarian.id == librarian.id).execute()
+
+
+def get_acquainted(librarian: Librarian, peer: Peer, now: datetime) -> None:
+    """Ask what the neighbour can do unless it told us within the day."""
+    if librarian.features_time is None or now - librarian.features_time > FEATURES_AGE:
+        probe(peer)
+
+
+def heard(name: str, now: datetime) -> None:
+    """An account made an authenticated call; if it is a neighbour's, that is written down, to the minute."""
+    found = Librarian.get_or_none(Librarian.name == name)
+    if found is not None and (found.last_heard is None or now - found.last_heard >= _HEARD_STEP):
+        try:
+            with writing("last heard"):
+                Librarian.update(last_heard=now).where(Librarian.id == found.id).execute()
+        except LibtoolError:
+            pass  # a busy database is no reason to refuse a peer for the sake of a time stamp
+
+
+def try_out(host: Host, name: str, url: str, port: int | None, authenticator: str) -> messages.PingAnswer:
+    """Ask a librarian that is not registered (yet) for a sign of life under an account there."""
+    peer = host.stranger(name, url, port, authenticator)
+    try:
+        return probe(peer)
+    finally:
+        peer.close()

@@ -1,0 +1,75 @@
+"""Stores as rows: which exist, which may be read or filled, and where something that comes in has room."""
+
+from __future__ import annotations
+
+from peewee import fn
+
+from libtool.archive.hands import Host
+from libtool.errors import StoreUnavailable
+from libtool.models.base import writing
+from libtool.models.tables import IncomingTransfer, live
+from libtool.models.tables import Store as StoreRow
+from libtool.states import TransferStatus
+from libtool.stores.base import Store
+
+
+def register(host: Host, accept: tuple[str, ...] = ()) -> list[str]:
+    """Give every configured store a row and make its directories; returns the names of new ones. Safe to repeat."""
+    known = {row.name for row in StoreRow.select()}
+    new = []
+    for wanted in host.settings.add_stores:
+        row = StoreRow(name=wanted.store_name, kind=wanted.store_type)
+        host.store(row).set_up(known=wanted.store_name in known and wanted.store_name not in accept)
+        if wanted.store_name not in known:
+            with writing("register store"):
+                StoreRow.insert(name=wanted.store_name, kind=wanted.store_type, enabled=True).on_conflict_ignore().execute()
+            new.append(wanted.store_name)
+    return new
+
+
+def in_order(host: Host) -> list[StoreRow]:
+    """The rows of all configured stores, in the configuration's order."""
+    rows = {row.name: row for row in StoreRow.select()}
+    return [rows[wanted.store_name] for wanted in host.settings.add_stores if wanted.store_name in rows]
+
+
+def ingestible(host: Host) -> list[tuple[StoreRow, Store]]:
+    """The stores that may be filled and can be used on this host now, in order."""
+    usable = []
+    for row in in_order(host):
+        wanted = host.settings.store(row.name)
+        if not row.enabled or wanted is None or not wanted.ingestible:
+            continue
+        store = host.store(row)
+        try:
+            store.check()
+        except StoreUnavailable:
+            continue
+        usable.append((row, store))
+    return usable
+
+
+def room(row: StoreRow, store: Store) -> int:
+    """Bytes that may still be promised in a store: what is free less what is promised already."""
+    sums = dict(
+        IncomingTransfer.select(IncomingTransfer.status, fn.SUM(IncomingTransfer.size))
+        .where(live(IncomingTransfer), IncomingTransfer.store == row.id)
+        .group_by(IncomingTransfer.status)
+        .tuples()
+    )
+    staged = int(sums.pop(TransferStatus.STAGED, 0) or 0)
+    return store.room(staged, int(sum(sums.values()) or 0))
+
+
+def name_room(host: Host) -> int:
+    """The longest name that fits into every configured store, in bytes."""
+    return min((host.store(row).name_room() for row in in_order(host)), default=4095)
+
+
+def name_of(host: Host, path: str) -> str | None:
+    """The name that follows from a place inside a store (empty for the store itself: names start there); None elsewhere."""
+    for row in in_order(host):
+        found = host.store(row).name_of(path)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,397 @@
+"""Sending, second half: shipping queue items, learning what became of them, and telling the destinations.
+
+An item's ticket is committed before the carrier acts on it, so a run that finds an item "submitting" repeats the same
+submission under the same ticket. Destinations take turns; a slow or dead one costs the others nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+
+from peewee import fn
+
+from libtool import names
+from libtool.archive import attempts, librarians, notices, sending
+from libtool.archive.hands import Budget, Host, Tally
+from libtool.errors import (
+    CarrierRefused,
+    CarrierUnknown,
+    LibtoolError,
+    PeerDeniesUs,
+    PeerUnreachable,
+    StoreUnavailable,
+)
+from libtool.models.base import writing
+from libtool.models.tables import File, Librarian, OutgoingTransfer, SendQueue, live, owing, waiting
+from libtool.models.tables import Store as StoreRow
+from libtool.movers.base import Arrived, Item, Mover, Stage
+from libtool.peers import features, messages
+from libtool.peers.client import Peer
+from libtool.states import FileKind, Owed, QueueStatus, TransferStatus
+
+#: Transfers in one report to a destination.
+REPORT = 5000
+#: How long an item waits after its carrier refused it.
+REFUSED_WAIT = timedelta(minutes=5)
+_OUT = OutgoingTransfer
+Progress = Callable[[int], None]
+
+
+# -- shipping -----------------------------------------------------------------------------------------------------
+
+
+def consume(host: Host, budget: Budget, tally: Tally, progress: Progress | None = None) -> None:
+    """Ship what is queued: one item of each destination in turn, at most M asynchronous tasks in flight."""
+    for item in _in_turn(host, budget):
+        mover = host.mover(item.mover)
+        if mover is None:
+            tally.postponed += 1
+            text = f"queue item {item.id} needs the carrier '{item.mover}', which this node does not have (any more)"
+            notices.trouble(host, tally, f"queue item {item.id}", "carrier", text, at_once=True)
+            continue
+        if mover.asynchronous and item.status is QueueStatus.QUEUED and _in_flight(host) >= host.settings.max_async_inflight_transfers:
+            continue
+        shipped = ship(host, item, mover, tally)
+        if progress is not None:
+            progress(shipped)
+
+
+def _in_turn(host: Host, budget: Budget) -> Iterator[SendQueue]:
+    """Items to ship, taking destinations in turn; each item at most once in a run."""
+    seen: dict[int, int] = {}
+    while budget.left:
+        heads = []
+        for destination in Librarian.select().order_by(Librarian.id):
+            condition = (
+                (SendQueue.destination == destination.id)
+                & (SendQueue.id > seen.get(destination.id, 0))
+                & waiting()
+                & (SendQueue.not_before.is_null() | (SendQueue.not_before <= host.now()))
+            )
+            # What is being submitted must be carried through; new items only go to enabled destinations.
+            allowed = [QueueStatus.SUBMITTING]
+            if destination.transfers_enabled and not destination.removed:
+                allowed.append(QueueStatus.QUEUED)
+            head = SendQueue.select().where(condition, SendQueue.status << allowed).order_by(SendQueue.id).first()
+            if head is not None:
+                seen[destination.id] = head.id
+                heads.append(head)
+        if not heads:
+            return
+        for head in heads:
+            if budget.left:
+                yield head
+
+
+def _in_flight(host: Host) -> int:
+    """Asynchronous tasks that were submitted (perhaps) and are not final."""
+    kinds = [kind for kind in ("globus",) if (mover := host.mover(kind)) is not None and mover.asynchronous]
+    return int(
+        SendQueue.select(fn.COUNT(SendQueue.id))
+        .where(SendQueue.status << [QueueStatus.SUBMITTING, QueueStatus.IN_FLIGHT], SendQueue.mover << kinds, waiting())
+        .scalar()
+    )
+
+
+def ship(host: Host, item: SendQueue, mover: Mover, tally: Tally) -> int:
+    """Ship one item; returns how many of its files are on their way."""
+    provider = json.loads(item.provider)
+    try:
+        if item.status is QueueStatus.QUEUED:
+            _sort_out_unreadable(host, item, tally)
+        files = _files(item)
+        if not files:
+            _end(host, item, QueueStatus.COMPLETED, "nothing is left of it")
+            return 0
+        if item.status is QueueStatus.QUEUED:
+            ticket = mover.prepare(provider, f"libtool {host.settings.name} {item.id}")
+            if not _claim(host, item, ticket):
+                return 0
+        else:
+            ticket = json.loads(item.ticket)
+        ticket = mover.submit(provider, ticket, _items(host, files))
+    except StoreUnavailable as trouble:
+        tally.postponed += item.files
+        notices.trouble(host, tally, "the queue", "store", trouble.text)
+        return 0
+    except CarrierUnknown as trouble:
+        tally.postponed += item.files
+        notices.trouble(host, tally, f"carrier {mover.kind}", "unknown", trouble.text)
+        return 0
+    except CarrierRefused as trouble:
+        _refused(host, item, trouble, tally)
+        return 0
+    with writing("shipped"):
+        SendQueue.update(status=QueueStatus.IN_FLIGHT, ticket=json.dumps(ticket), submit_time=host.now()).where(
+            SendQueue.id == item.id, SendQueue.status == QueueStatus.SUBMITTING
+        ).execute()
+    notices.over(host, tally, f"carrier {mover.kind}", "unknown")
+    tally.done += len(files)
+    return len(files)
+
+
+def _files(item: SendQueue) -> list[OutgoingTransfer]:
+    """The live transfers of an item with their files, in order."""
+    return list(
+        _OUT.select(_OUT, File).join(File).where(_OUT.queue == item.id, live(_OUT)).order_by(_OUT.id)
+    )
+
+
+def _items(host: Host, files: Sequence[OutgoingTransfer]) -> list[Item]:
+    """What a carrier must know of them."""
+    stores = {row.id: host.store(row) for row in StoreRow.select().where(StoreRow.id << {each.store_id for each in files})}
+    return [
+        Item(
+            stores[each.store_id].path(each.file.name),
+            each.staging_location,
+            each.file.kind is FileKind.DIRECTORY,
+            each.file.size,
+        )
+        for each in files
+    ]
+
+
+def _sort_out_unreadable(host: Host, item: SendQueue, tally: Tally) -> None:
+    """Files that are missing, changed or unreadable fail alone, by name, before anything is submitted."""
+    bad: dict[int, str] = {}
+    called: dict[int, str] = {}
+    stores = {row.id: row for row in StoreRow.select()}
+    checked: set[int] = set()
+    for each in _files(item):
+        store = host.store(stores[each.store_id])
+        if each.store_id not in checked:
+            store.check_readable()
+            checked.add(each.store_id)
+        why = store.look(each.file.name, each.file.size, each.file.kind)
+        if why:
+            bad[each.id], called[each.id] = why, each.file.name
+    if bad:
+        with writing("unreadable"):
+            attempts.fail(bad, host.now(), tell=True)
+        for id, why in bad.items():
+            tally.problem(f"'{names.shown(called[id])}' was not sent: {why}. Run 'libtool validate-file' on it, or restore it.")
+
+
+def _claim(host: Host, item: SendQueue, ticket: object) -> bool:
+    """Write the ticket down; False when another run was faster."""
+    with writing("ticket"):
+        return bool(
+            SendQueue.update(status=QueueStatus.SUBMITTING, ticket=json.dumps(ticket))
+            .where(SendQueue.id == item.id, SendQueue.status == QueueStatus.QUEUED)
+            .execute()
+        )
+
+
+def _refused(host: Host, item: SendQueue, trouble: CarrierRefused, tally: Tally) -> None:
+    """A submission that surely did not happen: tried again a few times, then its files get new attempts."""
+    item = SendQueue.get_by_id(item.id)
+    if item.retries < host.settings.max_async_send_retries:
+        with writing("refused"):
+            SendQueue.update(
+                status=QueueStatus.QUEUED,
+                retries=item.retries + 1,
+                not_before=host.now() + REFUSED_WAIT,
+                reason=trouble.reason,
+            ).where(SendQueue.id == item.id, waiting()).execute()
+        tally.postponed += item.files
+        tally.lines.append(f"queue item {item.id}: {trouble.text}")
+        return
+    _end(host, item, QueueStatus.FAILED, trouble.reason)
+    tally.problem(f"queue item {item.id} was given up after {item.retries + 1} submissions: {trouble.text}", item.files)
+
+
+def _end(host: Host, item: SendQueue, status: QueueStatus, reason: str | None, report: str | None = None) -> None:
+    """Close an item; transfers of it that are still live become failed attempts."""
+    with writing("queue item ended"):
+        left = [row.id for row in _OUT.select(_OUT.id).where(_OUT.queue == item.id, live(_OUT), _OUT.status == TransferStatus.ONGOING, _OUT.owed == Owed.NOTHING)]
+        if left:
+            attempts.fail(dict.fromkeys(left, reason or "its task ended without it"), host.now(), tell=True)
+        SendQueue.update(status=status, end_time=host.now(), reason=reason, report=report).where(
+            SendQueue.id == item.id, waiting()
+        ).execute()
+
+
+# -- learning what became of them ---------------------------------------------------------------------------------
+
+
+def check(host: Host, budget: Budget, tally: Tally, progress: Progress | None = None) -> None:
+    """Ask the carriers about everything in flight, then tell every destination what has arrived there."""
+    after = 0
+    while budget.left:
+        item = (
+            SendQueue.select()
+            .where(SendQueue.status == QueueStatus.IN_FLIGHT, waiting(), SendQueue.id > after)
+            .order_by(SendQueue.id)
+            .first()
+        )
+        if item is None:
+            break
+        after = item.id
+        mover = host.mover(item.mover)
+        if mover is None:
+            tally.postponed += 1
+            continue
+        try:
+            learn(host, item, mover, tally)
+        except LibtoolError as trouble:  # one bad item does not end the sweep
+            tally.postponed += item.files
+            notices.trouble(host, tally, f"queue item {item.id}", "check", trouble.text)
+    report(host, budget, tally, progress)
+
+
+def learn(host: Host, item: SendQueue, mover: Mover, tally: Tally) -> None:
+    """Ask about one item; when its task is done, record what became of every file."""
+    ticket = json.loads(item.ticket)
+    progress = mover.poll(ticket)
+    subject = f"queue item {item.id}"
+    if progress.notice:
+        notices.trouble(host, tally, subject, "task", progress.notice)
+    if progress.stage is not Stage.DONE:
+        tally.postponed += item.files if progress.stage is Stage.UNKNOWN else 0
+        return
+    files = _files(item)
+    outcomes = mover.outcomes(ticket, _items(host, files))
+    arrived: list[int] = []
+    failed: dict[int, str] = {}
+    passing: dict[int, str] = {}
+    for each, outcome in zip(files, outcomes):
+        if outcome.arrived is Arrived.YES:
+            arrived.append(each.id)
+        elif outcome.arrived is Arrived.NO:
+            (passing if outcome.passing else failed)[each.id] = outcome.why
+    with writing("learnt"):
+        now = host.now()
+        _OUT.update(owed=Owed.STAGED).where(_OUT.id << arrived, _OUT.status == TransferStatus.ONGOING).execute()
+        attempts.fail(failed, now, tell=True)
+        attempts.fail(passing, now, tell=True, counts=False, again=now + attempts.FIRST_DELAY)
+        SendQueue.update(
+            status=QueueStatus.COMPLETED, end_time=now, report=json.dumps(dict(progress.report))
+        ).where(SendQueue.id == item.id, waiting()).execute()
+    notices.over(host, tally, subject, "task")
+    called = {each.id: each.file.name for each in files}
+    for id, why in failed.items():
+        tally.problem(f"'{names.shown(called[id])}' did not arrive: {why}")
+    if passing:
+        tally.postponed += len(passing)
+        notices.trouble(host, tally, subject, "passing", next(iter(passing.values())))
+
+
+# -- telling the destinations -------------------------------------------------------------------------------------
+
+
+def report(host: Host, budget: Budget, tally: Tally, progress: Progress | None = None) -> None:
+    """Tell every destination what lies in its staging area, and what was given up."""
+    owed = _OUT.select(_OUT.destination).where(owing(_OUT)).distinct()
+    for destination in Librarian.select().where(Librarian.id << owed).order_by(Librarian.id):
+        if not budget.left:
+            return
+        subject = f"librarian {destination.name}"
+        waits = _OUT.select().where(_OUT.destination == destination.id, owing(_OUT))
+        if destination.removed or destination.authenticator is None:
+            tally.postponed += waits.count()
+            continue
+        peer = host.peer(destination)
+        try:
+            librarians.get_acquainted(destination, peer, host.now())
+            _report_staged(host, destination, peer, budget, tally, progress)
+            sending.tell_failures(host, destination, peer)
+            for kind in ("unreachable", "account"):
+                notices.over(host, tally, subject, kind)
+        except PeerUnreachable as trouble:
+            tally.postponed += waits.count()
+            notices.trouble(host, tally, subject, "unreachable", trouble.text)
+        except PeerDeniesUs as trouble:
+            tally.postponed += waits.count()
+            tally.person = True
+            notices.trouble(host, tally, subject, "account", trouble.text, at_once=True)
+        except LibtoolError as trouble:
+            tally.postponed += waits.count()
+            notices.trouble(host, tally, subject, "refuses", trouble.text)
+        finally:
+            librarians.keep_acquaintance(destination, peer, host.now())
+            peer.close()
+
+
+def _report_staged(
+    host: Host, destination: Librarian, peer: Peer, budget: Budget, tally: Tally, progress: Progress | None
+) -> None:
+    """Report what has arrived, in as few requests as possible, and believe what the destination says to each."""
+    while budget.left:
+        rows = list(
+            _OUT.select(_OUT.id, _OUT.remote_id)
+            .where(_OUT.destination == destination.id, owing(_OUT), _OUT.owed == Owed.STAGED)
+            .order_by(_OUT.id)
+            .limit(REPORT)
+        )
+        if not rows:
+            return
+        remote = {row.remote_id: row.id for row in rows}
+        if peer.can(features.BATCH):
+            pairs = [messages.Pair(row.id, row.remote_id) for row in rows]
+            states = peer.ask("libtool/clone/staged", messages.Staged(pairs), messages.StagedAnswer).states
+        else:
+            states = _stock_states(peer, list(remote))
+        taken = [id for number, id in remote.items() if states.get(number) in (TransferStatus.STAGED, TransferStatus.COMPLETED)]
+        lost = {id: _lost(states.get(number)) for number, id in remote.items() if id not in set(taken)}
+        with writing("reported staged"):
+            _OUT.update(status=TransferStatus.STAGED, owed=Owed.NOTHING).where(
+                _OUT.id << taken, _OUT.status == TransferStatus.ONGOING
+            ).execute()
+            _OUT.update(owed=Owed.NOTHING).where(_OUT.id << taken).execute()
+            ended = attempts.fail(lost, host.now(), tell=False)
+            _OUT.update(owed=Owed.NOTHING).where(_OUT.id << list(lost), _OUT.owed == Owed.STAGED).execute()
+        called = attempts.named(row.id for row in ended)
+        for id, name in called.items():
+            tally.problem(f"'{names.shown(name)}' for {destination.name}: {lost[id]}")
+        tally.done += len(taken)
+        if progress is not None:
+            progress(len(taken))
+
+
+def _lost(state: TransferStatus | None) -> str:
+    if state is None:
+        return "the destination knows of no such transfer (any more); it will be sent anew"
+    return f"the destination says that it is {state.name}; it will be sent anew"
+
+
+def _stock_states(peer: Peer, ids: list[int]) -> dict[int, TransferStatus | None]:
+    """Mark as STAGED at a stock librarian, then ask about those that it would not move."""
+    answer = peer.ask("checkin/update", messages.CheckinUpdate([], ids, TransferStatus.STAGED), messages.CheckinUpdated)
+    states: dict[int, TransferStatus | None] = dict.fromkeys(answer.modified_destination_transfer_ids, TransferStatus.STAGED)
+    rest = [id for id in ids if id not in states]
+    if rest:
+        found = peer.ask("checkin/status", messages.CheckinStatus([], rest), messages.CheckinStatuses)
+        states.update(found.destination_transfer_status)
+    return states
+
+
+
+
+# -- looking ------------------------------------------------------------------------------------------------------
+
+
+def queued_files() -> int:
+    """Files in items that wait to be shipped."""
+    waits = SendQueue.status << [QueueStatus.QUEUED, QueueStatus.SUBMITTING]
+    return int(SendQueue.select(fn.COALESCE(fn.SUM(SendQueue.files), 0)).where(waits, waiting()).scalar())
+
+
+def plan_consume() -> list[str]:
+    """What a run would ship, a line each."""
+    rows = SendQueue.select(SendQueue, Librarian).join(Librarian).where(waiting(), SendQueue.status < QueueStatus.IN_FLIGHT)
+    return [
+        f"item {row.id}: {row.files} files, {row.size} bytes → {row.destination.name} by {row.mover}"
+        for row in rows.order_by(SendQueue.id)
+    ]
+
+
+def plan_check() -> list[str]:
+    """What a run would ask about and report, a line each."""
+    flying = SendQueue.select(SendQueue, Librarian).join(Librarian).where(waiting(), SendQueue.status == QueueStatus.IN_FLIGHT)
+    lines = [f"item {row.id}: ask {row.mover} about {row.files} files to {row.destination.name}" for row in flying]
+    owed = (
+        _OUT.select(Librarian.name, fn.COUNT(_OUT.id)).join(Librarian).where(owing(_OUT)).group_by(Librarian.name).tuples()
+    )
+    return lines + [f"tell {name} about {count} transfers" for name, count in owed]

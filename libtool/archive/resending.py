@@ -1,0 +1,81 @@
+"""Sending a file anew to a neighbour whose copy went bad, because it asks for it."""
+
+from __future__ import annotations
+
+from libtool.archive import sending, verifying
+from libtool.archive.accounts import Caller
+from libtool.archive.hands import Host, Tally
+from libtool.archive.librarians import probe
+from libtool.errors import CannotResend, Denied, LibtoolError, PeerUnreachable
+from libtool.models.base import writing
+from libtool.models.tables import File, Librarian, OutgoingTransfer, RemoteInstance, live
+from libtool.peers.client import Peer
+from libtool.states import Owed, TransferStatus
+
+_OUT = OutgoingTransfer
+
+
+def prepare(host: Host, caller: Caller, name: str, librarian: str) -> tuple[File, Librarian]:
+    """Check everything that a resend needs, without changing anything; asks the neighbour for a sign of life.
+
+    Only who was sent a file, or holds it as far as we know, may have it again.
+    """
+    destination = Librarian.get_or_none(Librarian.name == librarian)
+    if caller.name != librarian or destination is None or destination.removed:
+        raise Denied()
+    file = File.get_or_none(File.name == name)
+    known = file is not None and (
+        RemoteInstance.select().where(RemoteInstance.file == file.id, RemoteInstance.librarian == destination.id).exists()
+        or _OUT.select().where(_OUT.file == file.id, _OUT.destination == destination.id).exists()
+    )
+    if file is None or not known:
+        raise CannotResend(why="no such file was sent to you from here")
+    if not destination.transfers_enabled:
+        raise CannotResend(why="transfers to you are disabled here")
+    if not any(reading.good for reading in verifying.read_copies(host, name) or []):
+        raise CannotResend(why="no copy here can be read and is right")
+    peer = host.peer(destination)
+    try:
+        probe(peer)
+    except LibtoolError as trouble:
+        raise CannotResend(why=f"you cannot be reached from here: {trouble.reason}") from None
+    finally:
+        peer.close()
+    return file, destination
+
+
+def resend(host: Host, caller: Caller, name: str, librarian: str) -> int:
+    """Stage the file at the neighbour now and queue it; returns the neighbour's number of the transfer."""
+    file, destination = prepare(host, caller, name, librarian)
+    mine = (_OUT.file == file.id) & (_OUT.destination == destination.id) & live(_OUT)
+    with writing("resend"):
+        _OUT.insert(
+            file=file.id,
+            destination=destination.id,
+            status=TransferStatus.INITIATED,
+            owed=Owed.NOTHING,
+            create_time=host.now(),
+        ).on_conflict_ignore().execute()
+    transfer = _OUT.get(mine)
+    if transfer.status is TransferStatus.INITIATED:
+        peer = host.peer(destination)
+        try:
+            _stage(host, destination, peer, transfer, file)
+        finally:
+            peer.close()
+        transfer = _OUT.get_by_id(transfer.id)
+    if transfer.remote_id is None or transfer.status is TransferStatus.FAILED:
+        raise CannotResend(why=transfer.reason or "your librarian did not give it a staging place")
+    with writing("resent"):
+        RemoteInstance.delete().where(
+            RemoteInstance.file == file.id, RemoteInstance.librarian == destination.id
+        ).execute()
+    return int(transfer.remote_id)
+
+
+def _stage(host: Host, destination: Librarian, peer: Peer, transfer: OutgoingTransfer, file: File) -> None:
+    offer = sending.Offer(transfer.id, file.name, file.size, file.checksum, file.uploader, file.kind, file.id)
+    try:
+        sending.stage(host, destination, peer, [offer], sending.Wish(), Tally())
+    except PeerUnreachable as trouble:
+        raise CannotResend(why=trouble.reason) from None

@@ -1,0 +1,76 @@
+"""``search-files``: what is known of files, and where their copies are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from libtool.archive import catalogue
+from libtool.commands.words import Frame, pass_frame, show, with_format
+from libtool.errors import Usage
+from libtool.units import parse_time, show_time
+
+
+@click.command()
+@click.option("-n", "--name", metavar="NAME", help="The file of just this name.")
+@click.option("-u", "--uploader", metavar="WHO", help="Only what this one uploaded.")
+@click.option("-s", "--source", metavar="LIBRARIAN", help="Only what came from this librarian.")
+@click.option("--create-time-start", metavar="TIME", help="Only what came in at this time or later (ISO 8601, UTC).")
+@click.option("--create-time-end", metavar="TIME", help="Only what came in at this time or earlier.")
+@click.option("--max-results", type=click.IntRange(min=1), default=64, show_default=True, help="At most so many, the newest first.")
+@with_format
+@pass_frame
+def search_files(
+    frame: Frame,
+    name: str | None,
+    uploader: str | None,
+    source: str | None,
+    create_time_start: str | None,
+    create_time_end: str | None,
+    max_results: int,
+) -> None:
+    """Show files and where their copies are, here and at direct neighbours."""
+    window = None
+    if create_time_start or create_time_end:
+        try:
+            window = (parse_time(create_time_start or "0001-01-01"), parse_time(create_time_end or "9999-12-31"))
+        except ValueError as wrong:
+            raise Usage(why=f"a time is not ISO 8601: {wrong}", command="search-files") from None
+    with frame.open() as node:
+        found = catalogue.search(name=name, uploader=uploader, source=source, window=window, limit=max_results)
+        copies, remote = catalogue.copies(found), catalogue.remote_copies(found)
+        rows: list[dict[str, Any]] = [
+            {
+                "name": file.name,
+                "size": file.size,
+                "checksum": file.checksum,
+                "uploader": file.uploader,
+                "source": file.source,
+                "create_time": show_time(file.create_time),
+                "instances": [
+                    {
+                        "store": copy.store.name,
+                        "path": node.store(copy.store).path(file.name) if node.settings.store(copy.store.name) else None,
+                        "available": copy.available,
+                    }
+                    for copy in copies.get(file.id, [])
+                ],
+                "remote_instances": [
+                    {"librarian": copy.librarian.name, "store_id": copy.store_id, "copy_time": show_time(copy.copy_time)}
+                    for copy in remote.get(file.id, [])
+                ],
+            }
+            for file in found
+        ]
+    flat = [
+        row
+        | {
+            "here": ", ".join(copy["store"] + ("" if copy["available"] else " (deleted)") for copy in row["instances"]) or None,
+            "elsewhere": ", ".join(copy["librarian"] for copy in row["remote_instances"]) or None,
+        }
+        for row in rows
+    ]
+    show(frame, flat, ["name", "size", "checksum", "create_time", "here", "elsewhere"], whole=rows)
+    if not rows:
+        frame.say("no files found")

@@ -1,0 +1,40 @@
+"""``status``: how the node is doing, for people and for monitors."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from libtool.archive import catalogue
+from libtool.commands.words import Frame, pass_frame, show, with_format
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="For monitors: exit 1 when something is stuck, 3 when something failed or waits for a person.")
+@with_format
+@pass_frame
+def status(frame: Frame, check: bool) -> int:
+    """What is pending, in flight and stuck, what is in trouble, and the last run of every task."""
+    with frame.open() as node:
+        found = catalogue.status(node)
+        code = 0
+        if check:
+            code = 1 if catalogue.stuck(node) else 3 if catalogue.failing() else 0
+    if frame.format == "json":
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return code
+    print(f"librarian {found['librarian']}: {found['files']} files, {found['instances']} copies here, {found['remote_instances']} elsewhere")
+    for word in ("outgoing", "incoming", "send_queue"):
+        counts = ", ".join(f"{count} {state.lower().replace('_', ' ')}" for state, count in found[word].items() if count)
+        print(f"{word.replace('_', ' ')}: {counts or 'nothing'}")
+    if found["destinations"]:
+        print()
+        show(frame, found["destinations"], list(found["destinations"][0]))
+    if found["troubles"]:
+        print()
+        show(frame, found["troubles"], ["since", "subject", "text"])
+    if found["runs"]:
+        print()
+        show(frame, found["runs"], ["command", "target", "started", "exit_code", "done", "failed", "postponed"])
+    return code

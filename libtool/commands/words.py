@@ -1,0 +1,122 @@
+"""What commands have in common at the terminal: showing rows, the node that they open, parameters of several kinds."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from libtool import units
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from libtool.node import Node
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Frame:
+    """What stands before the command: which configuration, how much to say. click hands it to every command."""
+
+    def __init__(self, config: str | None, verbosity: int) -> None:
+        self.config = config
+        self.verbosity = verbosity
+        self.format = "table"
+
+    def open(self, **options: bool) -> AbstractContextManager[Node]:
+        """The node that the command works for."""
+        from libtool.node import Node
+
+        return Node.open(self.config, **options)
+
+    def say(self, text: str) -> None:
+        """A remark for people; only on a terminal or with -v, so that cron has nothing to mail."""
+        if self.verbosity > 0 or (self.verbosity == 0 and sys.stderr.isatty()):
+            print(text, file=sys.stderr)
+
+    def tell(self, text: str) -> None:
+        """What a person must know, also under cron; not with -q -q."""
+        if self.verbosity > -2:
+            print(text, file=sys.stderr)
+
+
+pass_frame = click.make_pass_decorator(Frame)
+
+
+class Span(click.ParamType):
+    """A span of time such as 90s, 10m or 7d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        try:
+            return units.parse_span(value)
+        except ValueError as wrong:
+            self.fail(str(wrong), param, ctx)
+
+
+def with_format(command: F) -> F:
+    """The option that every command has that shows something."""
+
+    def keep(ctx: click.Context, param: click.Parameter, value: str) -> str:
+        ctx.find_object(Frame).format = value  # type: ignore[union-attr]
+        return value
+
+    return click.option(
+        "-F",
+        "--format",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        callback=keep,
+        expose_value=False,
+        is_eager=True,
+        help="How to show it.",
+    )(command)
+
+
+def dry_run(command: F) -> F:
+    """The option that every command has that changes or sends something."""
+    return click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")(command)
+
+
+def show(frame: Frame, rows: Sequence[dict[str, Any]], columns: Sequence[str], whole: Any = None) -> None:
+    """Rows as a table with the given columns, or as JSON (``whole`` if given, else the rows)."""
+    if frame.format == "json":
+        print(json.dumps(rows if whole is None else whole, indent=2, ensure_ascii=False))
+        return
+    if not rows:
+        return
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*(column.replace("_", " ") for column in columns), box=None, pad_edge=False)
+        for line in cells:
+            table.add_row(*line)
+        Console(highlight=False).print(table)
+        return
+    print("\t".join(columns))
+    for line in cells:
+        print("\t".join(line))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    from libtool.names import shown
+
+    return shown(str(value))
+
+
+def colour() -> bool:
+    """Whether the terminal may be coloured."""
+    return sys.stderr.isatty() and "NO_COLOR" not in os.environ

@@ -1,0 +1,213 @@
+"""Copying bytes between paths: whole, without following links, holes kept, and told apart by what went wrong.
+
+Ground under stores and movers alike; knows neither.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from libtool.errors import FileChanged, FileUnreadable
+from libtool.seams import seam
+
+_BLOCK = 1 << 20
+#: Above this many files one sync of the file system is cheaper than one per file.
+SYNC_EACH_UPTO = 16
+#: What says "not now", as opposed to "never": room, the disk, the mount, the descriptor table.
+PASSING = frozenset(
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EROFS EIO ESTALE ENODEV ENXIO ETIMEDOUT EMFILE ENFILE EBUSY EAGAIN ENOMEM".split()
+)
+
+
+def identity(found: os.stat_result) -> tuple[int, int, int, int]:
+    """What must stay the same for a file to count as unchanged: device, inode, size and modification time."""
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def copy_file(source: str, target: str, *, follow: bool = True, mode: int = 0o664) -> os.stat_result:
+    """Copy one regular file to a path that does not exist yet; times are kept. Returns what was read.
+
+    Raises FileChanged when the source changed meanwhile, FileUnreadable when it is no regular file; other troubles are
+    OSErrors. A target that was begun is removed again unless the process dies.
+    """
+    seam("copy: begin")
+    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    try:
+        before = os.fstat(reading)
+        if not stat.S_ISREG(before.st_mode):
+            raise FileUnreadable(path=source, why="it is no regular file")
+        writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        try:
+            _pour(reading, writing, before)
+            if identity(os.fstat(reading)) != identity(before):
+                raise FileChanged(path=source)
+            os.utime(writing, ns=(before.st_atime_ns, before.st_mtime_ns))
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(target)
+            raise
+        finally:
+            os.close(writing)
+    finally:
+        os.close(reading)
+    seam("copy: done")
+    return before
+
+
+def _pour(reading: int, writing: int, found: os.stat_result) -> None:
+    if found.st_size < _BLOCK:
+        block = os.read(reading, _BLOCK)
+        view = memoryview(block)
+        while view:
+            view = view[os.write(writing, view) :]
+        if len(block) == found.st_size:
+            return
+    elif found.st_blocks * 512 < found.st_size:
+        _pour_sparse(reading, writing, found.st_size)
+        return
+    while block := os.read(reading, _BLOCK):
+        view = memoryview(block)
+        while view:
+            view = view[os.write(writing, view) :]
+
+
+def _pour_sparse(reading: int, writing: int, size: int) -> None:
+    """Copy only what is not a hole, so that a mostly empty file stays small."""
+    os.ftruncate(writing, size)
+    at = 0
+    while at < size:
+        try:
+            begin = os.lseek(reading, at, os.SEEK_DATA)
+        except OSError as trouble:
+            if trouble.errno == errno.ENXIO:  # nothing but a hole to the end
+                return
+            raise
+        at = os.lseek(reading, begin, os.SEEK_HOLE)
+        os.lseek(reading, begin, os.SEEK_SET)
+        os.lseek(writing, begin, os.SEEK_SET)
+        left = at - begin
+        while left:
+            block = os.read(reading, min(left, _BLOCK))
+            if not block:
+                return
+            view = memoryview(block)
+            while view:
+                view = view[os.write(writing, view) :]
+            left -= len(block)
+
+
+def walk(path: str) -> Iterator[tuple[str, bool]]:
+    """``(relative path, is a directory)`` of everything in the directory ``path``, a directory before what is in it."""
+    todo = [""]
+    while todo:
+        at = todo.pop()
+        with os.scandir(os.path.join(path, at)) as entries:
+            for entry in entries:
+                here = f"{at}/{entry.name}" if at else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    yield here, True
+                    todo.append(here)
+                else:
+                    yield here, False
+
+
+def inspect(path: str) -> None:
+    """Raise FileUnreadable unless the directory ``path`` can be archived as one file.
+
+    Links to files inside it are fine (they are copied as files); links that leave it, links to directories, broken
+    links and special files are not, because the copy would not be what it looks like.
+    """
+    top = os.path.realpath(path)
+    for here, directory in walk(path):
+        if directory:
+            continue
+        full = os.path.join(path, here)
+        found = os.lstat(full)
+        if stat.S_ISREG(found.st_mode):
+            continue
+        if not stat.S_ISLNK(found.st_mode):
+            raise FileUnreadable(path=full, why="it is neither a file nor a directory")
+        aim = os.path.realpath(full)
+        if not aim.startswith(top + os.sep):
+            raise FileUnreadable(path=full, why="it is a link that leads out of the directory")
+        if not os.path.isfile(aim):
+            raise FileUnreadable(path=full, why="it is a broken link, or one to a directory")
+
+
+def copy_tree(source: str, target: str, *, mode: int = 0o664, directory_mode: int = 0o775) -> None:
+    """Copy a directory to a path that does not exist yet; links inside become files. See :func:`inspect`."""
+    inspect(source)
+    seam("copy tree: begin")
+    os.mkdir(target, directory_mode)
+    for here, directory in walk(source):
+        goal = os.path.join(target, here)
+        if directory:
+            os.mkdir(goal, directory_mode)
+        else:
+            os.makedirs(os.path.dirname(goal), directory_mode, exist_ok=True)
+            copy_file(os.path.join(source, here), goal, mode=mode)
+    seam("copy tree: done")
+
+
+def sync(paths: Iterable[str]) -> None:
+    """Force the given files and directories to disk: each by itself, or with one call when there are many."""
+    known = list(dict.fromkeys(paths))
+    if len(known) > SYNC_EACH_UPTO and _sync_file_systems(known):
+        return
+    for path in known:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _sync_file_systems(paths: list[str]) -> bool:
+    """``syncfs`` for every file system that the paths lie on; False where the C library has no such call."""
+    global _libc
+    try:
+        if _libc is None:
+            _libc = ctypes.CDLL(None, use_errno=True)
+        syncfs = _libc.syncfs
+    except (OSError, AttributeError):
+        return False
+    done: set[int] = set()
+    for path in {os.path.dirname(path) for path in paths}:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            device = os.fstat(descriptor).st_dev
+            if device not in done:
+                done.add(device)
+                if syncfs(descriptor):
+                    raise OSError(ctypes.get_errno(), "syncfs", path)
+        finally:
+            os.close(descriptor)
+    return True
+
+
+_libc: ctypes.CDLL | None = None
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory and everything in it, also what is read-only; what is not there is fine; no link is followed."""
+    import shutil
+
+    def open_up(function: object, failed: str, trouble: object) -> None:
+        with suppress(OSError):
+            os.chmod(os.path.dirname(failed), 0o700)
+            if os.path.isdir(failed) and not os.path.islink(failed):
+                os.chmod(failed, 0o700)
+                shutil.rmtree(failed, ignore_errors=True)
+            else:
+                os.unlink(failed)
+
+    if os.path.islink(path):
+        os.unlink(path)
+    elif os.path.lexists(path):
+        shutil.rmtree(path, onerror=open_up)

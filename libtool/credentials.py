@@ -1,0 +1,120 @@
+"""A secret by reference: from a systemd credential, the environment, an owner-only file or the keyring.
+
+Values leave this module only as return values; no message, no log and no traceback names one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+from libtool.errors import SecretMissing, SecretUnsafe
+
+#: How long the keyring may think before it counts as empty, in seconds.
+KEYRING_SECONDS = 5.0
+
+
+def read_file(path: str, name: str, *, trusted: bool = False) -> str:
+    """The secret in ``path`` without its line end; SecretUnsafe when anyone but this user could read or change it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as trouble:
+        raise SecretMissing(name=name, places=f"{path} ({trouble.strerror})") from None
+    with os.fdopen(descriptor, encoding="utf-8") as stream:
+        found = os.fstat(descriptor)
+        if not trusted and (stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid != os.geteuid()):
+            raise SecretUnsafe(file=path, name=name)
+        return stream.read().strip()
+
+
+def write_file(path: str, secret: str) -> None:
+    """Keep ``secret`` in an owner-only file; complete or not at all, and never replacing one that is there."""
+    part = f"{path}.{os.getpid()}"
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(secret + "\n")
+        stream.flush()
+        os.fsync(descriptor)
+    try:
+        os.link(part, path)
+    finally:
+        os.unlink(part)
+
+
+def resolve(reference: str, name: str) -> tuple[str, bool]:
+    """``(secret, literal)`` for what an option or a key holds.
+
+    ``-`` reads standard input; ``file:PATH``, ``systemd:NAME``, ``env:VAR`` and ``keyring:SERVICE/USER`` are looked up;
+    anything else is the secret itself, which the caller should warn about.
+    """
+    kind, _, rest = reference.partition(":")
+    if reference == "-":
+        return sys.stdin.readline().rstrip("\n"), False
+    if kind == "file":
+        return read_file(os.path.expanduser(rest), name), False
+    if kind == "systemd":
+        return read_file(os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", ""), rest), name, trusted=True), False
+    if kind == "env":
+        if rest not in os.environ:
+            raise SecretMissing(name=name, places=f"${rest}")
+        return os.environ[rest], False
+    if kind == "keyring":
+        service, _, user = rest.partition("/")
+        found = _from_keyring(service, user)
+        if found is None:
+            raise SecretMissing(name=name, places=f"keyring {rest}")
+        return found, False
+    return reference, True
+
+
+def find(name: str, file: str | None = None) -> tuple[str, str]:
+    """``(secret, where it was found)``; asks, in this order, the file of the configuration, ``$CREDENTIALS_DIRECTORY``,
+    ``LIBTOOL_SECRET_<NAME>_FILE``, ``LIBTOOL_SECRET_<NAME>``, ``~/.config/libtool/secrets/`` and the keyring.
+    """
+    asked: list[str] = []
+    if file is not None:
+        asked.append(file)
+        if os.path.exists(file):
+            return read_file(file, name), file
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if directory:
+        path = os.path.join(directory, name)
+        asked.append(path)
+        if os.path.exists(path):
+            return read_file(path, name, trusted=True), path
+    variable = f"LIBTOOL_SECRET_{name.upper()}"
+    asked += [f"${variable}_FILE", f"${variable}"]
+    if named := os.environ.get(f"{variable}_FILE"):
+        return read_file(named, name), f"${variable}_FILE"
+    if variable in os.environ:
+        return os.environ[variable], f"${variable}"
+    if os.environ.get("HOME"):
+        path = os.path.expanduser(f"~/.config/libtool/secrets/{name}")
+        asked.append(path)
+        if os.path.exists(path):
+            return read_file(path, name), path
+    asked.append("the keyring")
+    found = _from_keyring("libtool", name)
+    if found is not None:
+        return found, "the keyring"
+    raise SecretMissing(name=name, places=", ".join(asked))
+
+
+def _from_keyring(service: str, user: str) -> str | None:
+    """Ask the keyring in a process of its own: without a desktop session it may hang, prompt, or raise anything."""
+    import subprocess
+
+    code = "import sys, keyring; found = keyring.get_password(*sys.argv[1:]); sys.stdout.write(found or '')"
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-c", code, service, user],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=KEYRING_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.decode("utf-8") or None if answer.returncode == 0 else None

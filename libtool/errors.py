@@ -1,0 +1,432 @@
+"""Every error that libtool raises on purpose.
+
+A class *is* its message, what it means for the data, the command that comes next, its exit code and its HTTP status.
+Nothing else prints a trouble: the root of the command line and the router of the callback are the only two readers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+#: Meaning of every exit code; the README's table is compared with this.
+EXIT_CODES = {
+    0: "done, or nothing to do",
+    1: "failed",
+    2: "wrong usage",
+    3: "some items failed or were postponed, the others are done",
+    4: "a person must act: log in, give consent, resolve a conflict",
+    75: "another run of this command holds the lock (silent)",
+    78: "the configuration is wrong",
+    130: "interrupted",
+    143: "terminated",
+}
+
+
+class LibtoolError(Exception):
+    """What happened (``message``), what it means (``meaning``) and what to do next (``remedy``)."""
+
+    message: ClassVar[str] = "{why}"
+    meaning: ClassVar[str] = ""
+    remedy: ClassVar[str] = ""
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, **facts: Any) -> None:
+        self.facts = facts
+        super().__init__(self.reason)
+
+    def _filled(self, template: str) -> str:
+        return template.format(**{key: _one_line(value) for key, value in self.facts.items()})
+
+    @property
+    def reason(self) -> str:
+        """What happened, on one line."""
+        return self._filled(self.message)
+
+    @property
+    def advice(self) -> str:
+        """What it means for the data and what to do next, on one line; may be empty."""
+        return " ".join(part for part in (self._filled(self.meaning), self._filled(self.remedy)) if part)
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Fields that a peer is told beside the reason."""
+        return {}
+
+    @property
+    def text(self) -> str:
+        """The whole error on one line."""
+        return f"{self.reason}. {self.advice}" if self.advice else f"{self.reason}."
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.facts)
+
+
+def _rebuilt(kind: type[LibtoolError], facts: dict[str, Any]) -> LibtoolError:
+    return kind(**facts)
+
+
+def _one_line(value: Any) -> Any:
+    """Names and answers of others are data: they must not be able to forge lines in a log."""
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+class Usage(LibtoolError):
+    """The words on the command line do not fit together."""
+
+    remedy = "Run 'libtool {command} --help'."
+    exit_code = 2
+
+
+# -- configuration and secrets ------------------------------------------------------------------------------------
+
+
+class ConfigurationError(LibtoolError):
+    """A key of the configuration is missing, unknown or of the wrong kind."""
+
+    message = "{file}: {key}: {why}"
+    meaning = "Nothing was done."
+    exit_code = 78
+    http_status = 503
+
+
+class NoConfiguration(LibtoolError):
+    """No configuration file was found in any of the usual places."""
+
+    message = "no configuration file: looked at {places}"
+    remedy = "Write one (config/libtool.example.yaml shows every key) or name it with --config FILE; 'libtool demo' needs none."
+    exit_code = 78
+    http_status = 503
+
+
+class SecretUnsafe(LibtoolError):
+    """Somebody else could read a file that holds a secret."""
+
+    message = "{file} holds the secret {name} but others than its owner can read it (or it has another owner)"
+    meaning = "It was not read."
+    remedy = "Run 'chmod 600 {file}', and change the secret if it may have been seen."
+    exit_code = 78
+    http_status = 503
+
+
+class SecretMissing(LibtoolError):
+    """A secret that is needed is in none of the places that are asked."""
+
+    message = "the secret {name} was not found; asked: {places}"
+    remedy = "Put it into one of these places; README, 'Secrets', shows how."
+    exit_code = 4
+    http_status = 503
+
+
+# -- database -----------------------------------------------------------------------------------------------------
+
+
+class DatabaseMissing(LibtoolError):
+    """The database does not exist or has no tables yet."""
+
+    message = "the database {database} does not exist or holds no catalogue"
+    meaning = "Nothing was done."
+    remedy = "If this librarian is new, run 'libtool setup'; if it is not, find out where its database went before anything else."
+    exit_code = 78
+    http_status = 503
+
+
+class SchemaDiffers(LibtoolError):
+    """The database's tables are older or newer than this libtool."""
+
+    message = "the database {database} has schema {found}, this libtool needs {needed}"
+    meaning = "Nothing was done."
+    remedy = "{how}"
+    exit_code = 78
+    http_status = 503
+
+
+class DatabaseBusy(LibtoolError):
+    """The database did not answer in time, or is locked by another process."""
+
+    message = "the database {database} cannot be used now: {why}"
+    meaning = "What was committed stays; the next run carries on."
+    remedy = "If it lasts, look for a process that holds it and for a full or read-only disk."
+    http_status = 503
+
+
+# -- names, files and stores --------------------------------------------------------------------------------------
+
+
+class NameRefused(LibtoolError):
+    """A file cannot have this name."""
+
+    message = "'{name}' cannot be a file's name: {why}"
+    meaning = "Nothing was moved."
+    remedy = "Give another NAME."
+    exit_code = 3
+    http_status = 400
+
+
+class AlreadyKnown(LibtoolError):
+    """The catalogue holds another file under this name."""
+
+    message = "the catalogue already holds another file named '{name}' ({why})"
+    meaning = "Names are permanent; nothing was moved."
+    remedy = "Give this one another NAME; 'libtool search-files --name' shows the one that is known."
+    exit_code = 3
+    http_status = 409
+
+
+class FileUnreadable(LibtoolError):
+    """A file or directory could not be read, or holds what cannot be archived."""
+
+    message = "'{path}' cannot be taken: {why}"
+    meaning = "It stays as it is; the others are not affected."
+    remedy = "Mend it and run the same command again."
+    exit_code = 3
+    http_status = 409
+
+
+class FileChanged(LibtoolError):
+    """A file changed while it was being read."""
+
+    message = "'{path}' changed while it was read"
+    meaning = "It was not taken and stays as it is."
+    remedy = "Run the same command again when nobody writes to it."
+    exit_code = 3
+    http_status = 409
+
+
+class StoreUnavailable(LibtoolError):
+    """A store cannot be used now: not mounted, read-only, disabled, or unknown."""
+
+    message = "the store {store} cannot be used: {why}"
+    meaning = "Nothing was changed; what waits for it goes on when it is back."
+    remedy = "Check the mount and the directories' owner, then run 'libtool setup'."
+    http_status = 503
+
+
+class NoRoom(LibtoolError):
+    """No store has room for what should come in."""
+
+    message = "no store has room for {size} bytes; the fullest usable one has {room}"
+    meaning = "Nothing was moved."
+    remedy = "Free space, or add a store to add_stores and run 'libtool setup'."
+    exit_code = 3
+    http_status = 413
+
+
+class Occupied(LibtoolError):
+    """Something that the catalogue does not know lies where a file should go."""
+
+    message = "'{path}' is already there, with other content, and not in the catalogue"
+    meaning = "It was left alone, and the file that should lie there was not stored."
+    remedy = "Look at it; move it away, or ingest it under another name."
+    exit_code = 3
+    http_status = 409
+
+
+# -- librarians, accounts, peers ----------------------------------------------------------------------------------
+
+
+class UnknownLibrarian(LibtoolError):
+    """No librarian of this name is registered."""
+
+    message = "Librarian {name} does not exist"
+    remedy = "'libtool get-librarian-list' shows those that do."
+    http_status = 400
+
+
+class LibrarianExists(LibtoolError):
+    """A librarian of this name is registered already."""
+
+    message = "a librarian named {name} is registered already, at {url}"
+    meaning = "Nothing was changed."
+    remedy = "Run 'libtool remove-librarian --name {name}' first if its address or account changed; what was sent is remembered."
+    http_status = 409
+
+
+class UnknownUser(LibtoolError):
+    """No account of this name exists."""
+
+    message = "User not found: {name}"
+    remedy = "'libtool list-users' shows those that exist."
+    http_status = 400
+
+
+class UserExists(LibtoolError):
+    """An account of this name exists already."""
+
+    message = "User already exists: {name}"
+    meaning = "Its password and level were left alone."
+    remedy = "Run 'libtool delete-user --username {name}' first to replace it."
+    http_status = 409
+
+
+class Refused(LibtoolError):
+    """Something was asked for that cannot be done; ``why`` says why and ``how`` what to do."""
+
+    message = "{why}"
+    remedy = "{how}"
+    http_status = 400
+
+
+class PeerUnreachable(LibtoolError):
+    """A librarian gave no answer that could be understood. That is *unknown*, never a failure."""
+
+    message = "librarian {name} did not answer: {why}"
+    meaning = "Nothing was changed; the next run asks again."
+    exit_code = 3
+    http_status = 504
+
+
+class PeerDeniesUs(LibtoolError):
+    """A librarian does not accept our account."""
+
+    message = "librarian {name} does not accept our account '{account}' for {endpoint}"
+    meaning = "Nothing can be sent to or reported to it until that is mended; nothing is lost."
+    remedy = (
+        "Ask its operator for an account of the level that is needed, then run 'libtool remove-librarian --name {name}' "
+        "and 'libtool add-librarian --name {name} …' with it."
+    )
+    exit_code = 4
+    http_status = 502
+
+
+class PeerRefused(LibtoolError):
+    """A librarian answered clearly that it will not do what was asked."""
+
+    message = "librarian {name} refused ({status}): {why}"
+    remedy = "{how}"
+    http_status = 502
+
+
+class CarrierUnknown(LibtoolError):
+    """A carrier could not say what became of a request; it may or may not have been done."""
+
+    message = "the carrier {carrier} gave no clear answer: {why}"
+    meaning = "Nothing is assumed; the next run asks again under the same ticket."
+    exit_code = 3
+
+
+class CarrierRefused(LibtoolError):
+    """A carrier said clearly that it will not carry this."""
+
+    message = "the carrier {carrier} refused: {why}"
+    exit_code = 3
+
+
+# -- running ------------------------------------------------------------------------------------------------------
+
+
+class LockTaken(LibtoolError):
+    """Another run of the same command is at work; silent."""
+
+    message = "another run holds the lock {lock}"
+    exit_code = 75
+    http_status = 503
+
+
+class RunDirectoryUnusable(LibtoolError):
+    """The directory for locks cannot be written."""
+
+    message = "the lock {path} cannot be taken: {why}"
+    meaning = "Nothing was done."
+    remedy = "Check the owner of the run directory, or name another with run_dir."
+    exit_code = 78
+    http_status = 503
+
+
+class PersonNeeded(LibtoolError):
+    """A person must act; ``why`` is one line, ``how`` names the command."""
+
+    message = "{why}"
+    remedy = "{how}"
+    exit_code = 4
+
+
+# -- answers to peers ---------------------------------------------------------------------------------------------
+
+
+class Denied(LibtoolError):
+    """The caller has not shown who it is, or may not do this; it is not told which."""
+
+    message = "Incorrect username or password, or not allowed to do this."
+    remedy = "Check the account with the operator of this librarian."
+    http_status = 401
+
+
+class NotFound(LibtoolError):
+    """There is no such thing, or none that the caller may see."""
+
+    message = "{why}"
+    remedy = "{how}"
+    http_status = 404
+
+
+class AlreadyHere(LibtoolError):
+    """A stock source is told which of its files are here already, with the same content; it records them itself."""
+
+    message = "File already exists on librarian."
+    remedy = "It has the same content as yours: record the remote instance and send the others."
+    http_status = 409
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The ids that it is about."""
+        return self.facts
+
+
+class UnderWay(AlreadyHere):
+    """A stock source is told that all it asked for is under way already."""
+
+    message = "These files are under way already."
+    remedy = "Ask again later."
+    http_status = 425
+
+
+class UnknownTransfer(AlreadyHere):
+    """There is no such transfer, or none of the caller's."""
+
+    message = "Could not find transfer."
+    remedy = "Check the transfer's number and the account that was used."
+    http_status = 404
+
+
+class NotNow(LibtoolError):
+    """The state of a thing does not allow what was asked."""
+
+    message = "{why}"
+    remedy = "{how}"
+    http_status = 406
+
+
+class BadRequest(LibtoolError):
+    """The request could not be understood."""
+
+    message = "The request could not be understood: {why}"
+    remedy = "Send the JSON that the protocol describes."
+    http_status = 422
+
+
+class TooLarge(LibtoolError):
+    """The request is larger than this librarian takes."""
+
+    message = "The request is too large: {why}"
+    remedy = "Send it in smaller parts."
+    http_status = 413
+
+
+class NoSuchTransfer(LibtoolError):
+    """Spelled as stock librarians do, since their operators know it."""
+
+    message = "Could not find transfer."
+    remedy = "Check the transfer's number, and that the account is named like the destination."
+    http_status = 400
+
+
+class CannotResend(LibtoolError):
+    """The file cannot be sent anew now; nothing was changed on either side."""
+
+    message = "The file cannot be sent now: {why}"
+    remedy = "Keep what you have and ask again later."
+    http_status = 409

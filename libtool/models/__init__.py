@@ -1,0 +1,1 @@
+"""What a librarian remembers: tables, constraints, indexes, migrations. No rules live here."""

@@ -1,0 +1,202 @@
+"""The database: how it is opened, how a transaction is marked, and the kinds of column that all tables share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import peewee
+
+from libtool import units
+from libtool.errors import ConfigurationError, DatabaseBusy, DatabaseMissing
+from libtool.seams import seam
+
+#: How long a writer waits for another one before the database counts as busy, in seconds.
+BUSY_SECONDS = 30.0
+
+Busy = (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError)
+
+
+class TimeField(peewee.BigIntegerField):
+    """An aware UTC time, kept as microseconds since 1970: exact, sortable, free of zones on every database."""
+
+    def db_value(self, value: datetime | None) -> int | None:
+        """Microseconds; a naive time raises ValueError."""
+        return units.to_microseconds(value) if isinstance(value, datetime) else value
+
+    def python_value(self, value: int | None) -> datetime | None:
+        """An aware time."""
+        return None if value is None else units.from_microseconds(value)
+
+
+E = TypeVar("E", bound=IntEnum)
+
+
+class EnumField(peewee.SmallIntegerField):
+    """A member of an IntEnum, kept as its number."""
+
+    def __init__(self, kind: type[IntEnum], **options: Any) -> None:
+        self.kind = kind
+        super().__init__(**options)
+
+    def python_value(self, value: int | None) -> IntEnum | None:
+        """The member; a number that this libtool does not know stays an error, never a guess."""
+        return None if value is None else self.kind(value)
+
+
+class NameField(peewee.TextField):
+    """Text that is compared byte by byte on both databases, so that ``a/`` < name < ``a0`` finds what lies in ``a``.
+
+    SQLite does so by itself; on PostgreSQL the column is made with ``COLLATE "C"`` (see the migrations).
+    """
+
+
+class Record(peewee.Model):
+    """A row; which database it lies in is settled by :func:`bound` for the time that a node is open."""
+
+    class Meta:
+        legacy_table_names = False
+
+
+def is_sqlite(database: peewee.Database) -> bool:
+    """Whether the catalogue is a SQLite file."""
+    return isinstance(database, peewee.SqliteDatabase)
+
+
+def current() -> peewee.Database:
+    """The database of the node that is open now."""
+    from libtool.models.tables import File
+
+    database: peewee.Database = File._meta.database
+    return database
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """One short transaction that writes; ``what`` names it in the seams before and after its commit.
+
+    On SQLite it takes the write lock at once, so that nothing read inside can be stale when it is written.
+    """
+    database = current()
+    seam(f"{what}: begin")
+    try:
+        with database.atomic("IMMEDIATE") if is_sqlite(database) else database.atomic():
+            yield
+            seam(f"{what}: before commit")
+    except Busy as trouble:
+        if not is_passing(trouble):
+            raise
+        raise DatabaseBusy(database=shown(database), why=_first_line(trouble)) from trouble
+    seam(f"{what}: committed")
+
+
+def serialise(key: int) -> None:
+    """Let no other transaction that asks for the same ``key`` run beside this one (PostgreSQL; SQLite has one writer)."""
+    database = current()
+    if not is_sqlite(database):
+        database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (key,))
+
+
+def shown(database: peewee.Database) -> str:
+    """The database's name without any secret."""
+    return str(database.database)
+
+
+def is_passing(trouble: BaseException) -> bool:
+    """Whether a database error is about the database's state (locked, full, gone) and not about what was asked."""
+    text = str(trouble).lower()
+    if isinstance(trouble, peewee.OperationalError) and any(word in text for word in ("no such", "ambiguous", "syntax")):
+        return False
+    return isinstance(trouble, Busy)
+
+
+def _first_line(trouble: BaseException) -> str:
+    return (str(trouble).strip().splitlines() or [type(trouble).__name__])[0]
+
+
+def sqlite_path(url: str, beside: str) -> str | None:
+    """The file that a ``sqlite:`` URL names, absolute; None for other URLs."""
+    if not url.startswith("sqlite:"):
+        return None
+    path = unquote(url.removeprefix("sqlite:").removeprefix("//").removeprefix("/"))
+    return os.path.normpath(os.path.join(beside, path))
+
+
+def open_database(url: str, beside: str, password: str | None = None, *, create: bool = False) -> peewee.Database:
+    """Connect to the catalogue named by ``url``; relative SQLite paths start at the directory ``beside``.
+
+    Raises DatabaseMissing when it is not there (unless ``create``), DatabaseBusy when it cannot be used now.
+    """
+    path = sqlite_path(url, beside)
+    if path is not None:
+        if not create and not os.path.exists(path):
+            raise DatabaseMissing(database=path)
+        database: peewee.Database = peewee.SqliteDatabase(
+            path,
+            timeout=BUSY_SECONDS,
+            # FULL: what is committed before an act must be there after a power cut.
+            pragmas={"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2},
+        )
+    else:
+        database = _postgres(url, password)
+    try:
+        database.connect()
+        return database
+    except peewee.ImproperlyConfigured:
+        why = "PostgreSQL needs its driver: pip install 'libtool[postgres]'"
+        raise ConfigurationError(file="the configuration", key="database", why=why) from None
+    except peewee.OperationalError as trouble:
+        if "does not exist" in str(trouble):
+            raise DatabaseMissing(database=shown(database)) from trouble
+        raise DatabaseBusy(database=shown(database), why=_first_line(trouble)) from trouble
+
+
+def _postgres(url: str, password: str | None) -> peewee.Database:
+    parts = urlsplit(url)
+    options: dict[str, Any] = {"user": parts.username and unquote(parts.username)}
+    options |= {"host": parts.hostname and unquote(parts.hostname), "port": parts.port, "password": password}
+    for pair in filter(None, parts.query.split("&")):
+        key, _, value = pair.partition("=")
+        options[key] = unquote(value)
+    options = {key: value for key, value in options.items() if value is not None}
+    name = unquote(parts.path.lstrip("/"))
+    return peewee.PostgresqlDatabase(name, connect_timeout=10, application_name="libtool", **options)
+
+
+@contextmanager
+def bound(database: peewee.Database) -> Iterator[peewee.Database]:
+    """Let all tables lie in ``database`` for the time of the block, and close it afterwards."""
+    from libtool.models.tables import TABLES
+
+    with database.bind_ctx(TABLES, bind_refs=False, bind_backrefs=False):
+        try:
+            yield database
+        finally:
+            database.close()
+
+
+def update_many(table: type[Record], columns: list[str], rows: list[tuple[Any, ...]], only: str = "true") -> None:
+    """Give each row its own values with one statement: ``columns`` are database names, the first is the key;
+    rows for which the SQL condition ``only`` does not hold are left alone.
+
+    ``UPDATE … FROM (VALUES …)``, which both databases have; pieces stay far below SQLite's limit of parameters.
+    """
+    database = current()
+    mark = database.param
+    name = table._meta.table_name
+    one = "(" + ", ".join([mark] * len(columns)) + ")"
+    sets = ", ".join(f'"{column}" = given."{column}"' for column in columns[1:])
+    names = ", ".join(f'"{column}"' for column in columns)
+    piece = 20000 // len(columns)
+    for start in range(0, len(rows), piece):
+        part = rows[start : start + piece]
+        database.execute_sql(
+            f'WITH given ({names}) AS (VALUES {", ".join([one] * len(part))}) '
+            f'UPDATE "{name}" SET {sets} FROM given WHERE "{name}"."{columns[0]}" = given."{columns[0]}" AND {only}',
+            [value for row in part for value in row],
+        )

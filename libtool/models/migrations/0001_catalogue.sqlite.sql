@@ -1,0 +1,191 @@
+-- The first catalogue, for sqlite. Frozen: what has been released is never edited, only followed.
+
+CREATE TABLE "user" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "username" TEXT NOT NULL,
+    "auth_level" INTEGER NOT NULL,
+    "password_slow" TEXT,
+    "password_fast" TEXT,
+    "create_time" INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX "user_username" ON "user" ("username");
+
+CREATE TABLE "store" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "kind" TEXT NOT NULL,
+    "enabled" INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX "store_name" ON "store" ("name");
+
+CREATE TABLE "librarian" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "url" TEXT NOT NULL,
+    "port" INTEGER,
+    "authenticator" TEXT,
+    "transfers_enabled" INTEGER NOT NULL,
+    "removed" INTEGER NOT NULL,
+    "features" TEXT NOT NULL,
+    "features_time" INTEGER,
+    "last_seen" INTEGER,
+    "last_heard" INTEGER,
+    "sent_upto" INTEGER NOT NULL,
+    "sent_again" INTEGER NOT NULL,
+    "sent_age" REAL
+);
+CREATE UNIQUE INDEX "librarian_name" ON "librarian" ("name");
+
+CREATE TABLE "file" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "kind" INTEGER NOT NULL,
+    "size" INTEGER NOT NULL,
+    "checksum" TEXT NOT NULL,
+    "uploader" TEXT NOT NULL,
+    "source" TEXT NOT NULL,
+    "create_time" INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX "file_name" ON "file" ("name");
+CREATE INDEX "file_create_time" ON "file" ("create_time");
+
+CREATE TABLE "instance" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "file_id" INTEGER NOT NULL,
+    "store_id" INTEGER NOT NULL,
+    "available" INTEGER NOT NULL,
+    "deletion_policy" INTEGER NOT NULL,
+    "create_time" INTEGER NOT NULL,
+    "verified_time" INTEGER,
+    FOREIGN KEY ("file_id") REFERENCES "file" ("id"),
+    FOREIGN KEY ("store_id") REFERENCES "store" ("id")
+);
+CREATE INDEX "instance_store_id" ON "instance" ("store_id");
+CREATE UNIQUE INDEX "instance_file_id_store_id" ON "instance" ("file_id", "store_id");
+
+CREATE TABLE "remote_instance" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "file_id" INTEGER NOT NULL,
+    "librarian_id" INTEGER NOT NULL,
+    "store_id" INTEGER NOT NULL,
+    "copy_time" INTEGER NOT NULL,
+    FOREIGN KEY ("file_id") REFERENCES "file" ("id"),
+    FOREIGN KEY ("librarian_id") REFERENCES "librarian" ("id")
+);
+CREATE UNIQUE INDEX "remote_instance_file_id_librarian_id_store_id" ON "remote_instance" ("file_id", "librarian_id", "store_id");
+
+CREATE TABLE "send_queue" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "destination_id" INTEGER NOT NULL,
+    "status" INTEGER NOT NULL,
+    "mover" TEXT NOT NULL,
+    "provider" TEXT NOT NULL,
+    "ticket" TEXT,
+    "retries" INTEGER NOT NULL,
+    "not_before" INTEGER,
+    "create_time" INTEGER NOT NULL,
+    "submit_time" INTEGER,
+    "end_time" INTEGER,
+    "files" INTEGER NOT NULL,
+    "size" INTEGER NOT NULL,
+    "report" TEXT,
+    "reason" TEXT,
+    FOREIGN KEY ("destination_id") REFERENCES "librarian" ("id")
+);
+CREATE INDEX "sendqueue_waiting" ON "send_queue" ("destination_id", "id") WHERE ("status" < 3);
+CREATE INDEX "sendqueue_ended" ON "send_queue" ("end_time") WHERE ("status" >= 3);
+
+CREATE TABLE "outgoing_transfer" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "file_id" INTEGER NOT NULL,
+    "destination_id" INTEGER NOT NULL,
+    "status" INTEGER NOT NULL,
+    "owed" INTEGER NOT NULL,
+    "store_id" INTEGER,
+    "remote_id" INTEGER,
+    "staging_location" TEXT,
+    "queue_id" INTEGER,
+    "create_time" INTEGER NOT NULL,
+    "not_before" INTEGER,
+    "end_time" INTEGER,
+    "reason" TEXT,
+    FOREIGN KEY ("file_id") REFERENCES "file" ("id"),
+    FOREIGN KEY ("destination_id") REFERENCES "librarian" ("id"),
+    FOREIGN KEY ("store_id") REFERENCES "store" ("id"),
+    FOREIGN KEY ("queue_id") REFERENCES "send_queue" ("id")
+);
+CREATE UNIQUE INDEX "outgoing_live" ON "outgoing_transfer" ("file_id", "destination_id") WHERE ("status" < 3);
+CREATE INDEX "outgoing_initiated" ON "outgoing_transfer" ("destination_id", "id") WHERE ("status" = 0);
+CREATE INDEX "outgoing_queue" ON "outgoing_transfer" ("queue_id", "id") WHERE ("queue_id" IS NOT NULL);
+CREATE INDEX "outgoing_owing" ON "outgoing_transfer" ("destination_id", "id") WHERE ("owed" > 0);
+CREATE INDEX "outgoing_ended" ON "outgoing_transfer" ("end_time") WHERE ("status" >= 3);
+
+CREATE TABLE "incoming_transfer" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "size" INTEGER NOT NULL,
+    "checksum" TEXT NOT NULL,
+    "uploader" TEXT NOT NULL,
+    "source" TEXT NOT NULL,
+    "source_transfer_id" INTEGER,
+    "status" INTEGER NOT NULL,
+    "owed" INTEGER NOT NULL,
+    "store_id" INTEGER NOT NULL,
+    "staging_id" TEXT,
+    "claim" TEXT,
+    "deletion_policy" INTEGER,
+    "file_id" INTEGER,
+    "create_time" INTEGER NOT NULL,
+    "end_time" INTEGER,
+    "reason" TEXT,
+    FOREIGN KEY ("store_id") REFERENCES "store" ("id"),
+    FOREIGN KEY ("file_id") REFERENCES "file" ("id")
+);
+CREATE UNIQUE INDEX "incoming_live" ON "incoming_transfer" ("name") WHERE ("status" < 3);
+CREATE INDEX "incoming_source" ON "incoming_transfer" ("source", "source_transfer_id");
+CREATE INDEX "incoming_staged" ON "incoming_transfer" ("store_id", "id") WHERE ("status" = 2);
+CREATE INDEX "incoming_reserved" ON "incoming_transfer" ("store_id", "size") WHERE ("status" < 3);
+CREATE INDEX "incoming_owing" ON "incoming_transfer" ("source", "id") WHERE ("owed" > 0);
+CREATE INDEX "incoming_staging" ON "incoming_transfer" ("staging_id") WHERE ("staging_id" IS NOT NULL);
+CREATE INDEX "incoming_ended" ON "incoming_transfer" ("end_time") WHERE ("status" >= 3);
+CREATE INDEX "incoming_claimed" ON "incoming_transfer" ("claim") WHERE (("claim" IS NOT NULL) AND ("status" < 3));
+
+CREATE TABLE "retry" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "file_id" INTEGER NOT NULL,
+    "destination_id" INTEGER NOT NULL,
+    "attempts" INTEGER NOT NULL,
+    "not_before" INTEGER,
+    "reason" TEXT NOT NULL,
+    FOREIGN KEY ("file_id") REFERENCES "file" ("id"),
+    FOREIGN KEY ("destination_id") REFERENCES "librarian" ("id")
+);
+CREATE UNIQUE INDEX "retry_file_id_destination_id" ON "retry" ("file_id", "destination_id");
+CREATE INDEX "retry_destination_id_not_before" ON "retry" ("destination_id", "not_before");
+
+CREATE TABLE "task_run" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "command" TEXT NOT NULL,
+    "target" TEXT NOT NULL,
+    "host" TEXT NOT NULL,
+    "started" INTEGER NOT NULL,
+    "ended" INTEGER,
+    "exit_code" INTEGER,
+    "done" INTEGER NOT NULL,
+    "failed" INTEGER NOT NULL,
+    "postponed" INTEGER NOT NULL,
+    "idle_runs" INTEGER NOT NULL
+);
+CREATE INDEX "task_run_command_target_id" ON "task_run" ("command", "target", "id");
+
+CREATE TABLE "fault" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "subject" TEXT NOT NULL,
+    "kind" TEXT NOT NULL,
+    "text" TEXT NOT NULL,
+    "first_time" INTEGER NOT NULL,
+    "last_time" INTEGER NOT NULL,
+    "told_time" INTEGER,
+    "count" INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX "fault_subject_kind" ON "fault" ("subject", "kind");

@@ -1,0 +1,281 @@
+"""The catalogue's tables.
+
+Every field's comment says what it means; every index stands beside the query that needs it. A partial unique index
+is how "at most one live …" is kept: by the database, whatever two processes do at once.
+"""
+
+from __future__ import annotations
+
+from peewee import (
+    SQL,
+    BigAutoField,
+    BigIntegerField,
+    BooleanField,
+    DoubleField,
+    Expression,
+    ForeignKeyField,
+    IntegerField,
+    SmallIntegerField,
+    TextField,
+)
+
+from libtool.models.base import EnumField, NameField, Record, TimeField
+from libtool.states import AuthLevel, DeletionPolicy, FileKind, Owed, QueueStatus, TransferStatus
+
+
+class User(Record):
+    """An account that a peer or an operator uses to talk to this librarian."""
+
+    id = BigAutoField()
+    username = TextField(unique=True)  #: for a peer: its librarian name
+    auth_level = EnumField(AuthLevel)
+    password_slow = TextField(null=True)  #: scrypt of a password that a person chose
+    password_fast = TextField(null=True)  #: keyed digest; of a made password, or of one that passed the slow check
+    create_time = TimeField()
+
+
+class Store(Record):
+    """A place for copies. Paths and options are in the configuration; the row gives it a number and a switch."""
+
+    id = BigAutoField()  #: the ``store_id`` of the wire
+    name = TextField(unique=True)
+    kind = TextField()
+    enabled = BooleanField(default=True)  #: an operator's switch: nothing is read from or written to a disabled store
+
+
+class Librarian(Record):
+    """A direct neighbour: where it is, how we log in there, and how far sending to it has come."""
+
+    id = BigAutoField()
+    name = TextField(unique=True)  #: also the account that it uses here
+    url = TextField()
+    port = IntegerField(null=True)
+    authenticator = TextField(null=True)  #: ``user:password`` there, encrypted
+    transfers_enabled = BooleanField(default=True)
+    removed = BooleanField(default=False)  #: the row stays, so that what was sent is not forgotten
+    features = TextField(default="")  #: what it said it can do beyond the stock protocol, space-separated
+    features_time = TimeField(null=True)  #: when it said so
+    last_seen = TimeField(null=True)  #: our last authenticated answer from it
+    last_heard = TimeField(null=True)  #: its last authenticated call to us
+    sent_upto = BigIntegerField(default=0)  #: every file up to this id was considered for sending here
+    sent_again = BigIntegerField(default=0)  #: how far the slow second look at those has come
+    sent_age = DoubleField(null=True)  #: the --age-in-days that ``sent_upto`` was reached with
+
+
+class File(Record):
+    """Metadata of one file, or of a directory taken as one; permanent. Bytes are in its instances."""
+
+    id = BigAutoField()
+    name = NameField(unique=True)
+    kind = EnumField(FileKind)
+    size = BigIntegerField()  #: bytes
+    checksum = TextField()
+    uploader = TextField()
+    source = TextField()  #: the librarian it came from; this one's own name when ingested here
+    create_time = TimeField(index=True)  #: when it came into this catalogue
+
+
+class Instance(Record):
+    """A copy in one of our stores; it lies at the store's path plus the file's name."""
+
+    id = BigAutoField()
+    file = ForeignKeyField(File, index=False)
+    store = ForeignKeyField(Store)
+    available = BooleanField(default=True)  #: False: deleted from disk, still remembered
+    deletion_policy = EnumField(DeletionPolicy)
+    create_time = TimeField()
+    verified_time = TimeField(null=True)  #: when its bytes were last read and found right
+
+    class Meta:
+        indexes = ((("file", "store"), True),)
+
+
+class RemoteInstance(Record):
+    """A copy that a direct neighbour reported."""
+
+    id = BigAutoField()
+    file = ForeignKeyField(File, index=False)
+    librarian = ForeignKeyField(Librarian, index=False)
+    store_id = BigIntegerField()  #: the neighbour's number of its store
+    copy_time = TimeField()  #: when we learnt of it
+
+    class Meta:
+        indexes = ((("file", "librarian", "store_id"), True),)
+
+
+class SendQueue(Record):
+    """One batch for one destination, shipped by one carrier as one task."""
+
+    id = BigAutoField()
+    destination = ForeignKeyField(Librarian, index=False)
+    status = EnumField(QueueStatus, default=QueueStatus.QUEUED)
+    mover = TextField()  #: which kind of carrier
+    provider = TextField()  #: JSON: what the destination told about how to reach it
+    ticket = TextField(null=True)  #: JSON: the carrier's own memory of this task
+    retries = IntegerField(default=0)  #: submissions that were clearly refused
+    not_before = TimeField(null=True)
+    create_time = TimeField()
+    submit_time = TimeField(null=True)
+    end_time = TimeField(null=True)
+    files = IntegerField(default=0)
+    size = BigIntegerField(default=0)  #: bytes
+    report = TextField(null=True)  #: JSON: what the carrier measured
+    reason = TextField(null=True)  #: why it failed
+
+
+class OutgoingTransfer(Record):
+    """One attempt to bring one file to one librarian, seen from the source."""
+
+    id = BigAutoField()  #: the ``source_transfer_id`` of the wire
+    file = ForeignKeyField(File, index=False)
+    destination = ForeignKeyField(Librarian, index=False)
+    status = EnumField(TransferStatus)
+    owed = EnumField(Owed, default=Owed.NOTHING)  #: what the destination must still be told
+    store = ForeignKeyField(Store, null=True, index=False)  #: the copy that is read
+    remote_id = BigIntegerField(null=True)  #: the destination's number of this transfer
+    staging_location = TextField(null=True)  #: where the destination wants it, absolute, there
+    queue = ForeignKeyField(SendQueue, null=True, index=False)
+    create_time = TimeField()
+    not_before = TimeField(null=True)  #: the destination asked us to wait until then
+    end_time = TimeField(null=True)
+    reason = TextField(null=True)  #: why it failed
+
+
+class IncomingTransfer(Record):
+    """One attempt to take in one file: from a librarian, or from an operator's ``ingest`` (``source`` empty)."""
+
+    id = BigAutoField()  #: the ``destination_transfer_id`` of the wire
+    name = NameField()  #: the file's name here
+    size = BigIntegerField()
+    checksum = TextField()
+    uploader = TextField()
+    source = TextField()  #: the librarian to call back; empty for an ingest
+    source_transfer_id = BigIntegerField(null=True)  #: its number there
+    status = EnumField(TransferStatus)
+    owed = EnumField(Owed, default=Owed.NOTHING)  #: what the source must still be told
+    store = ForeignKeyField(Store, index=False)
+    staging_id = TextField(null=True)  #: directory below the store's staging path; cleared once that is gone
+    claim = TextField(null=True)  #: the lock of the ingest that works on it; a free lock means that it died
+    deletion_policy = EnumField(DeletionPolicy, null=True)  #: None: as the receiving task says
+    file = ForeignKeyField(File, null=True, index=False)
+    create_time = TimeField()
+    end_time = TimeField(null=True)
+    reason = TextField(null=True)  #: why it failed
+
+
+class Retry(Record):
+    """A file that did not get to a destination yet: when the next attempt is due, or that it waits for a person."""
+
+    id = BigAutoField()
+    file = ForeignKeyField(File, index=False)
+    destination = ForeignKeyField(Librarian, index=False)
+    attempts = IntegerField()
+    not_before = TimeField(null=True)  #: None: parked until ``libtool retry``
+    reason = TextField()
+
+    class Meta:
+        indexes = ((("file", "destination"), True), (("destination", "not_before"), False))
+
+
+class TaskRun(Record):
+    """What a background task did; runs without work share one row, so that the table does not grow by the minute."""
+
+    id = BigAutoField()
+    command = TextField()
+    target = TextField()  #: the destinations or the store that it was for; empty when it has none
+    host = TextField()
+    started = TimeField()
+    ended = TimeField(null=True)
+    exit_code = SmallIntegerField(null=True)
+    done = IntegerField(default=0)
+    failed = IntegerField(default=0)
+    postponed = IntegerField(default=0)
+    idle_runs = IntegerField(default=0)  #: how many runs without work this row stands for
+
+    class Meta:
+        indexes = ((("command", "target", "id"), False),)
+
+
+class Fault(Record):
+    """A trouble that lasts: told once when it has lasted, once a day while it does, once when it is over."""
+
+    id = BigAutoField()
+    subject = TextField()  #: what is in trouble, such as ``librarian b``
+    kind = TextField()  #: which trouble
+    text = TextField()
+    first_time = TimeField()
+    last_time = TimeField()
+    told_time = TimeField(null=True)
+    count = IntegerField(default=1)
+
+    class Meta:
+        indexes = ((("subject", "kind"), True),)
+
+
+TABLES = [
+    User,
+    Store,
+    Librarian,
+    File,
+    Instance,
+    RemoteInstance,
+    SendQueue,
+    OutgoingTransfer,
+    IncomingTransfer,
+    Retry,
+    TaskRun,
+    Fault,
+]
+
+
+def live(table: type[OutgoingTransfer] | type[IncomingTransfer]) -> Expression:
+    """The condition "some task still owns it", spelled with a literal so that the partial indexes surely apply."""
+    return table.status < SQL("3")
+
+
+def owing(table: type[OutgoingTransfer] | type[IncomingTransfer]) -> Expression:
+    """The condition "a peer must still be told"."""
+    return table.owed > SQL("0")
+
+
+def waiting() -> Expression:
+    """The condition "queued, being submitted or in flight"."""
+    return SendQueue.status < SQL("3")
+
+
+_Out, _In = OutgoingTransfer, IncomingTransfer
+
+# One live transfer per file and destination; and: does this file have one?
+_Out.add_index(_Out.index(_Out.file, _Out.destination, unique=True, where=live(_Out), name="outgoing_live"))
+# send-clone: what waits to be staged at a destination, in order.
+_Out.add_index(_Out.index(_Out.destination, _Out.id, where=_Out.status == SQL("0"), name="outgoing_initiated"))
+# consume-queue and check-consumed-queue: the files of one queue item.
+_Out.add_index(_Out.index(_Out.queue, _Out.id, where=_Out.queue.is_null(False), name="outgoing_queue"))
+# What a destination must be told.
+_Out.add_index(_Out.index(_Out.destination, _Out.id, where=owing(_Out), name="outgoing_owing"))
+# Pruning of history.
+_Out.add_index(_Out.index(_Out.end_time, where=_Out.status >= SQL("3"), name="outgoing_ended"))
+
+# One live incoming transfer per name; and: is this name under way?
+_In.add_index(_In.index(_In.name, unique=True, where=live(_In), name="incoming_live"))
+# A replayed request of the same source.
+_In.add_index(_In.index(_In.source, _In.source_transfer_id, name="incoming_source"))
+# recv-clone: what is staged in a store, in order.
+_In.add_index(_In.index(_In.store, _In.id, where=_In.status == SQL("2"), name="incoming_staged"))
+# Bytes promised in a store.
+_In.add_index(_In.index(_In.store, _In.size, where=live(_In), name="incoming_reserved"))
+# What a source must be told.
+_In.add_index(_In.index(_In.source, _In.id, where=owing(_In), name="incoming_owing"))
+# Staging places that may still be there.
+_In.add_index(_In.index(_In.staging_id, where=_In.staging_id.is_null(False), name="incoming_staging"))
+_In.add_index(_In.index(_In.end_time, where=_In.status >= SQL("3"), name="incoming_ended"))
+# Ingests at work, or abandoned by a process that died.
+_In.add_index(_In.index(_In.claim, where=(_In.claim.is_null(False)) & live(_In), name="incoming_claimed"))
+
+# The queue, by destination and age.
+SendQueue.add_index(
+    SendQueue.index(SendQueue.destination, SendQueue.id, where=waiting(), name="sendqueue_waiting")
+)
+SendQueue.add_index(
+    SendQueue.index(SendQueue.end_time, where=SendQueue.status >= SQL("3"), name="sendqueue_ended")
+)

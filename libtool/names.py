@@ -1,0 +1,55 @@
+"""Which names a file may have: one rule for what is ingested here and for what a peer proposes.
+
+A name is a relative POSIX path in UTF-8 that has exactly one spelling, so that it can never lead out of a store or
+point at another file's place.
+"""
+
+from __future__ import annotations
+
+from libtool.errors import NameRefused
+
+#: Longest path that Linux takes, in bytes, without the closing NUL.
+PATH_MAX = 4095
+#: Longest part of a path, in bytes.
+PART_MAX = 255
+#: What the parts of no name begin with: stores and carriers keep their own marks and half-made copies so.
+RESERVED = ".libtool-"
+
+
+def check(name: str, room: int = PATH_MAX) -> str:
+    """Return ``name`` if it may be a file's name, else raise :class:`NameRefused` saying why.
+
+    ``room`` is what the longest prefix that a store puts before a name leaves over, in bytes.
+    """
+    try:
+        length = len(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise NameRefused(name=name, why="it is not UTF-8") from None
+    if not name:
+        raise NameRefused(name=name, why="it is empty")
+    if "\0" in name:
+        raise NameRefused(name=name, why="it holds a NUL character")
+    if name.startswith("/"):
+        raise NameRefused(name=name, why="it is absolute; names are relative to the store")
+    if length > room:
+        raise NameRefused(name=name, why=f"it has {length} bytes, and the stores leave room for {room}")
+    for part in name.split("/"):
+        if part in ("", ".", ".."):
+            raise NameRefused(name=name, why="it has an empty, '.' or '..' part")
+        if part.startswith(RESERVED):
+            raise NameRefused(name=name, why=f"a part of it begins with {RESERVED}, which libtool keeps for itself")
+        if len(part) > PART_MAX // 4 and len(part.encode("utf-8")) > PART_MAX:
+            raise NameRefused(name=name, why=f"a part of it is longer than {PART_MAX} bytes")
+    return name
+
+
+def shown(name: str) -> str:
+    """``name`` on one printable line: control characters, quotes' enemies and non-UTF-8 bytes are escaped."""
+    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def above(name: str) -> list[str]:
+    """The names of all directories that ``name`` lies in, nearest last: ``a/b/c`` → ``["a", "a/b"]``."""
+    parts = name.split("/")
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]

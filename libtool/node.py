@@ -1,0 +1,212 @@
+"""The node: one librarian on this machine. The only file that wires settings, database, stores, carriers and peers.
+
+It is passed, never imported by the rules, so that two librarians can live in one process.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from libtool import credentials, locks, settings
+from libtool.errors import DatabaseMissing, LockTaken, Refused, SecretMissing, StoreUnavailable
+from libtool.models import drivers
+
+if TYPE_CHECKING:
+    from libtool.models.tables import Librarian
+    from libtool.models.tables import Store as StoreRow
+    from libtool.movers.base import Mover
+    from libtool.peers.client import Peer
+    from libtool.stores.base import Store
+
+#: The lock that everything shares, and that ``setup`` holds alone while it changes tables.
+SCHEMA_LOCK = "schema"
+
+
+class Node:
+    """An open librarian; make one with :meth:`open`."""
+
+    def __init__(self, configuration: settings.Settings, database: Any) -> None:
+        self.settings = configuration
+        self.database = database
+        self._stores: dict[str, Store] = {}
+        self._movers: dict[str, Mover | None] = {}
+        self._key: bytes | None = None
+
+    @classmethod
+    @contextmanager
+    def open(cls, config: str | None = None, *, setting_up: bool = False) -> Iterator[Node]:
+        """The librarian of a configuration file, its tables bound to its database for the time of the block.
+
+        ``setting_up``: the database may be missing or older, and nobody else may use it meanwhile.
+        """
+        configuration = settings.load(settings.find(config))
+        drivers.import_peewee_for(configuration.database)
+        from libtool.models import base, migrations
+
+        with ExitStack() as stack:
+            directory = run_directory(configuration)
+            if setting_up:
+                stack.enter_context(locks.held(directory, SCHEMA_LOCK, wait=True))
+            else:
+                if (path := base.sqlite_path(configuration.database, configuration.directory)) and not os.path.exists(path):
+                    raise DatabaseMissing(database=path)
+                stack.enter_context(locks.held(directory, SCHEMA_LOCK, shared=True))
+            password = _database_password(configuration)
+            database = base.open_database(
+                configuration.database, configuration.directory, password, create=setting_up
+            )
+            stack.enter_context(base.bound(database))
+            node = cls(configuration, database)
+            if setting_up:
+                stack.enter_context(node._advisory(SCHEMA_LOCK, wait=True))
+                migrations.migrate(database, node.now())
+            else:
+                stack.enter_context(node._advisory(SCHEMA_LOCK, shared=True))
+                migrations.check(database)
+            yield node
+
+    # -- what the rules are handed -----------------------------------------------------------------------------
+
+    def now(self) -> datetime:
+        """The time."""
+        return datetime.now(timezone.utc)
+
+    def store(self, row: StoreRow) -> Store:
+        """The store of a row, with the paths and options of the configuration."""
+        if row.name not in self._stores:
+            from libtool import stores
+
+            wanted = self.settings.store(row.name)
+            if wanted is None:
+                raise StoreUnavailable(store=row.name, why="it is not in add_stores (any more)")
+            if wanted.store_type not in stores.KINDS:
+                raise StoreUnavailable(store=row.name, why=f"there is no store_type '{wanted.store_type}'")
+            data = wanted.store_data
+            self._stores[row.name] = stores.make(
+                wanted.store_type,
+                wanted.store_name,
+                staging=self.settings.path(data.staging_path),
+                root=self.settings.path(data.store_path),
+                full_fraction=data.report_full_fraction,
+                group_write=data.group_write_after_stage,
+                own=data.own_after_commit,
+                readonly=data.readonly_after_commit,
+            )
+        return self._stores[row.name]
+
+    def mover(self, kind: str) -> Mover | None:
+        """The carrier of a kind."""
+        if kind not in self._movers:
+            from importlib import import_module
+
+            from libtool import movers
+
+            found = None
+            if kind in movers.KINDS:
+                module, name = movers.KINDS[kind]
+                found = getattr(import_module(module), name)(self.settings.local_transfer_roots)
+            self._movers[kind] = found
+        return self._movers[kind]
+
+    def peer(self, librarian: Librarian) -> Peer:
+        """A neighbour that can be asked, with our account there."""
+        account = self.reveal(librarian.authenticator) if librarian.authenticator else None
+        peer = self.stranger(librarian.name, librarian.url, librarian.port, account)
+        peer.features = frozenset(librarian.features.split())
+        return peer
+
+    def stranger(self, name: str, url: str, port: int | None, authenticator: str | None) -> Peer:
+        """A librarian that is not registered here."""
+        from libtool.peers import client
+
+        return client.Peer(name, client.connect(url, port), authenticator)
+
+    # -- secrets -----------------------------------------------------------------------------------------------
+
+    def key(self) -> bytes:
+        """The encryption key: from its file, else from where secrets are looked for."""
+        if self._key is None:
+            path = self.settings.path(self.settings.encryption_key_file)
+            self._key = credentials.find("encryption_key", path)[0].encode("ascii")
+        return self._key
+
+    def make_key(self) -> str | None:
+        """Make the key's file unless there is a key; returns its path when it was made."""
+        from cryptography.fernet import Fernet
+
+        try:
+            self.key()
+            return None
+        except SecretMissing:
+            path = self.settings.path(self.settings.encryption_key_file)
+            credentials.write_file(path, Fernet.generate_key().decode("ascii"))
+            return path
+
+    def conceal(self, secret: str) -> str:
+        """A secret as the database may keep it."""
+        from cryptography.fernet import Fernet
+
+        return Fernet(self.key()).encrypt(secret.encode("utf-8")).decode("ascii")
+
+    def reveal(self, concealed: str) -> str:
+        """What :meth:`conceal` hid."""
+        from cryptography.fernet import Fernet, InvalidToken
+
+        try:
+            return Fernet(self.key()).decrypt(concealed.encode("ascii")).decode("utf-8")
+        except (InvalidToken, ValueError):
+            raise Refused(
+                why="the encryption key does not fit what the database holds",
+                how="Restore the key's file from the backup, or add the librarians again.",
+            ) from None
+
+    # -- locks -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a lock on this host and, on PostgreSQL, on all hosts that share the database."""
+        with locks.held(run_directory(self.settings), f"{self.settings.name}-{name}"), self._advisory(name):
+            yield
+
+    @contextmanager
+    def _advisory(self, name: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+        """A lock of the database session: it dies with its connection. SQLite is for one host and needs none."""
+        from libtool.models.base import is_sqlite
+
+        if is_sqlite(self.database):
+            yield
+            return
+        key = zlib.crc32(name.encode()) + (0x6C74 << 32)
+        kind = "_shared" if shared else ""
+        call = f"pg_advisory_lock{kind}" if wait else f"pg_try_advisory_lock{kind}"
+        taken = self.database.execute_sql(f"SELECT {call}(%s)", (key,)).fetchone()[0]
+        if taken is False:
+            raise LockTaken(lock=name)
+        try:
+            yield
+        finally:
+            with suppress(Exception):  # a connection that broke has let go of the lock by itself
+                self.database.execute_sql(f"SELECT pg_advisory_unlock{kind}(%s)", (key,))
+
+
+def run_directory(configuration: settings.Settings) -> str:
+    """Where locks lie: ``run_dir``, else ``run/`` beside a SQLite database, else beside the configuration."""
+    if configuration.run_dir is not None:
+        return configuration.path(configuration.run_dir)
+    from libtool.models.base import sqlite_path
+
+    database = sqlite_path(configuration.database, configuration.directory)
+    return os.path.join(os.path.dirname(database) if database else configuration.directory, "run")
+
+
+def _database_password(configuration: settings.Settings) -> str | None:
+    if configuration.database.startswith("sqlite:"):
+        return None
+    if configuration.database_password_file is not None:
+        return credentials.read_file(configuration.path(configuration.database_password_file), "database_password")
+    return os.environ.get("LIBTOOL_SECRET_DATABASE_PASSWORD")

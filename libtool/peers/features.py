@@ -1,0 +1,7 @@
+"""What this libtool can do beyond the stock protocol, and how it says so. Imports nothing: every answer carries it."""
+
+#: Told in every answer under ``HEADER``; stock peers ignore it.
+HEADER = "Libtool-Features"
+#: Completion, progress and refusals travel in batches, under ``/api/v2/libtool/clone/``.
+BATCH = "clone-batch"
+FEATURES = BATCH

@@ -1,0 +1,302 @@
+"""The messages of the wire, typed and bounded: what a peer may say and what it is answered.
+
+Names, numbers and shapes are those of hera_librarian 5; what stands under ``libtool/`` is ours and only spoken to
+those who announced it. Decoding checks types, lengths and ranges, so that nothing unchecked gets further in.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Union
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from libtool.states import TransferStatus
+
+#: 64-bit ids and sizes; stock servers keep no larger ones either.
+Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+#: One line or a path; PostgreSQL cannot store NUL, so nobody may.
+Text = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z")]
+Short = Annotated[str, Meta(max_length=256, pattern=r"\A[^\x00]*\Z")]
+Reason = Annotated[str, Meta(max_length=65536, pattern=r"\A[^\x00]*\Z")]
+
+
+class Nothing(Struct):
+    """``{}``: a request without content."""
+
+
+class PingAnswer(Struct):
+    """Who answers, in words for people."""
+
+    name: str
+    description: str
+
+
+# -- staging ------------------------------------------------------------------------------------------------------
+
+
+class UploadItem(Struct):
+    """One file that a source wants to bring."""
+
+    upload_size: Int
+    upload_checksum: Short
+    upload_name: Text
+    destination_location: Text
+    uploader: Text
+    source_transfer_id: Int
+
+
+class BatchStage(Struct):
+    """``clone/batch_stage``: make room for these."""
+
+    uploads: list[UploadItem]
+    source: Short
+    total_size: Int = 0
+
+
+class StagedItem(Struct):
+    """Where one of them may be put."""
+
+    staging_name: str
+    staging_location: str
+    upload_name: str
+    destination_location: str
+    source_transfer_id: Int
+    destination_transfer_id: Int
+
+
+class RefusedItem(Struct):
+    """Why one of them may not come; only to libtool callers."""
+
+    source_transfer_id: Int
+    code: str
+    reason: str
+    store_id: Union[Int, None] = None  #: with code "have": the store in which the same content lies already
+
+
+class BatchStaged(Struct):
+    """The answer 201."""
+
+    available_bytes_on_store: Int
+    store_name: str
+    uploads: list[StagedItem]
+    async_transfer_providers: dict[str, Any]
+    refused: list[RefusedItem] = field(default_factory=list)
+
+
+#: Codes of a RefusedItem.
+HAVE = "have"  #: the same content lies here already, verified: record it
+CONFLICT = "conflict"  #: other content has that name here: only people can settle that
+NAME = "name"  #: no file may have that name here
+BUSY = "busy"  #: it is under way here already: ask again later
+ROOM = "room"  #: no room for it now: ask again later
+
+
+# -- progress -----------------------------------------------------------------------------------------------------
+
+
+class CheckinUpdate(Struct):
+    """``checkin/update``: these transfers have come so far. ``source_…`` are outgoing at the one who is asked."""
+
+    source_transfer_ids: list[Int]
+    destination_transfer_ids: list[Int]
+    new_status: TransferStatus
+
+
+class CheckinUpdated(Struct):
+    """Each id stands in exactly one list."""
+
+    modified_source_transfer_ids: list[Int] = field(default_factory=list)
+    modified_destination_transfer_ids: list[Int] = field(default_factory=list)
+    unmodified_source_transfer_ids: list[Int] = field(default_factory=list)
+    unmodified_destination_transfer_ids: list[Int] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+
+class CheckinStatus(Struct):
+    """``checkin/status``: how far have these come?"""
+
+    source_transfer_ids: list[Int] = field(default_factory=list)
+    destination_transfer_ids: list[Int] = field(default_factory=list)
+
+
+class CheckinStatuses(Struct):
+    """By id; null: unknown, or not the caller's."""
+
+    source_transfer_status: dict[Int, Union[TransferStatus, None]] = field(default_factory=dict)
+    destination_transfer_status: dict[Int, Union[TransferStatus, None]] = field(default_factory=dict)
+
+
+class Pair(Struct):
+    """One transfer by its number on either side."""
+
+    source_transfer_id: Int
+    destination_transfer_id: Int
+
+
+class CloneFail(Struct):
+    """``clone/fail``: the source gives up on this one."""
+
+    source_transfer_id: Int
+    destination_transfer_id: Int
+    reason: Reason = ""
+
+
+class PairDone(Struct):
+    """The answer to ``clone/fail`` and ``clone/staged``."""
+
+    source_transfer_id: Int
+    destination_transfer_id: Int
+    success: bool = True
+
+
+class CloneComplete(Struct):
+    """``clone/complete``: it is verified and stored here, in my store of this number."""
+
+    source_transfer_id: Int
+    destination_transfer_id: Int
+    store_id: Int
+
+
+class Staged(Struct):
+    """``libtool/clone/staged``: these lie in your staging area now."""
+
+    transfers: list[Pair]
+
+
+class StagedAnswer(Struct):
+    """How far each one has come at the destination, by its number there; null: it knows of no such transfer."""
+
+    states: dict[Int, Union[TransferStatus, None]]
+
+
+class Completed(Struct):
+    """One file that is verified and stored, and what it turned out to be."""
+
+    source_transfer_id: Int
+    destination_transfer_id: Int
+    store_id: Int
+    checksum: Short
+
+
+class Failed(Struct):
+    """One attempt that ended without a copy, and why."""
+
+    source_transfer_id: Int
+    destination_transfer_id: Int
+    reason: Reason
+
+
+class Report(Struct):
+    """``libtool/clone/report``: what became of these, from the destination to the source."""
+
+    completed: list[Completed] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+
+
+class ReportAnswer(Struct):
+    """By the source's number: whether it took it over. false: it knows of no such transfer of the caller's."""
+
+    accepted: dict[Int, bool]
+
+
+# -- looking ------------------------------------------------------------------------------------------------------
+
+
+class SearchFile(Struct):
+    """``search/file``; all given conditions must hold."""
+
+    name: Union[Text, None] = None
+    create_time_window: Union[list[Union[str, float]], None] = None
+    uploader: Union[Text, None] = None
+    source: Union[Text, None] = None
+    max_results: Int = 64
+
+
+class FoundInstance(Struct):
+    """A copy at the one who answers."""
+
+    path: str
+    deletion_policy: int
+    created_time: str
+    available: bool
+    id: Union[Int, None] = None
+    file_name: Union[str, None] = None
+    store_id: Union[Int, None] = None
+
+
+class FoundRemoteInstance(Struct):
+    """A copy at a neighbour of the one who answers."""
+
+    librarian_name: str
+    copy_time: str
+    id: Union[Int, None] = None
+    file_name: Union[str, None] = None
+    store_id: Union[Int, None] = None
+    sender: Union[str, None] = None
+
+
+class FoundFile(Struct):
+    """One file and its copies."""
+
+    name: str
+    create_time: str
+    size: Int
+    checksum: str
+    uploader: str
+    source: str
+    instances: list[FoundInstance] = field(default_factory=list)
+    remote_instances: list[FoundRemoteInstance] = field(default_factory=list)
+
+
+class ValidateFile(Struct):
+    """``validate/file``: read your copies of it."""
+
+    file_name: Text
+
+
+class Validation(Struct):
+    """What one copy turned out to be."""
+
+    librarian: str
+    store: Int
+    instance_id: Int
+    original_checksum: str
+    original_size: Int
+    current_checksum: str
+    current_size: Int
+    computed_same_checksum: bool
+
+
+class Corrupt(Struct):
+    """``corrupt/prepare`` and ``corrupt/resend``: my copy is bad; ``librarian_name`` is the one who asks."""
+
+    file_name: Text
+    librarian_name: Short
+
+
+class Resent(Struct):
+    """It is on its way, as this incoming transfer of yours."""
+
+    success: bool
+    destination_transfer_id: Int
+
+
+def encode(message: Any) -> bytes:
+    """Compact JSON."""
+    return msgspec.json.encode(message)
+
+
+def plain(message: Any) -> Any:
+    """A message as dictionaries and lists."""
+    return msgspec.to_builtins(message)
+
+
+def decode(kind: Any, body: bytes) -> Any:
+    """A message of the given type; ValueError says which field is wrong. Numbers may come as strings, as at stock servers."""
+    try:
+        return msgspec.json.decode(body, type=kind, strict=False)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeError) as wrong:
+        raise ValueError(str(wrong)) from None

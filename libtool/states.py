@@ -1,0 +1,91 @@
+"""States and levels that are remembered and spoken, and which state may follow which.
+
+The numbers are those of the wire (hera_librarian) and of the database; they never change.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class TransferStatus(IntEnum):
+    """How far one attempt to bring one file to one librarian has come; the same words on both sides."""
+
+    INITIATED = 0  #: written down; the destination may or may not have made room yet
+    ONGOING = 1  #: queued or under way
+    STAGED = 2  #: all bytes lie in the destination's staging area, not yet verified there
+    COMPLETED = 3  #: verified, in the destination's store, known on both sides
+    FAILED = 4  #: this attempt is over; a new one may follow
+    CANCELLED = 5  #: given up on purpose
+
+
+#: Everything below this number is live: some task still owns the transfer.
+FIRST_FINAL = TransferStatus.COMPLETED
+
+_NEXT = {
+    TransferStatus.INITIATED: {
+        TransferStatus.ONGOING,
+        TransferStatus.STAGED,
+        TransferStatus.FAILED,
+        TransferStatus.CANCELLED,
+    },
+    TransferStatus.ONGOING: {TransferStatus.STAGED, TransferStatus.FAILED, TransferStatus.CANCELLED},
+    TransferStatus.STAGED: {TransferStatus.FAILED, TransferStatus.CANCELLED},
+}
+
+
+def may_follow(old: TransferStatus, new: TransferStatus) -> bool:
+    """Whether a *peer* may move a transfer from ``old`` to ``new`` with ``checkin/update``.
+
+    COMPLETED is never set from outside: it follows from an ingest (here) or from its report (there).
+    """
+    return new in _NEXT.get(old, set())
+
+
+def earlier(new: TransferStatus) -> list[TransferStatus]:
+    """The states from which a peer may move a transfer to ``new``; the condition of a conditional update."""
+    return [old for old in TransferStatus if may_follow(old, new)]
+
+
+class QueueStatus(IntEnum):
+    """How far a send-queue item (one batch, one carrier, one destination) has come."""
+
+    QUEUED = 0  #: waiting for a carrier
+    SUBMITTING = 1  #: the ticket is written down, the carrier may or may not have it
+    IN_FLIGHT = 2  #: the carrier has it
+    COMPLETED = 3  #: every file's outcome is known
+    FAILED = 4  #: the carrier did not take it
+
+
+class Owed(IntEnum):
+    """What this librarian still has to tell a peer about a transfer; the ordinary tasks pay it."""
+
+    NOTHING = 0
+    STAGED = 1  #: source to destination: the bytes have arrived in your staging area
+    FAILURE = 2  #: this attempt is over, free what you hold for it
+    COMPLETION = 3  #: destination to source: verified and stored
+
+
+class AuthLevel(IntEnum):
+    """What an account may do; a caller passes when its level is at least the one that is required."""
+
+    NONE = 0
+    READONLY = 1
+    CALLBACK = 2
+    READAPPEND = 3
+    READWRITE = 4
+    ADMIN = 100
+
+
+class DeletionPolicy(IntEnum):
+    """Whether a copy may be deleted once enough others are proved; DISALLOWED is a hold that is always respected."""
+
+    DISALLOWED = 0
+    ALLOWED = 1
+
+
+class FileKind(IntEnum):
+    """Whether a catalogued file is a regular file or a directory that is taken as one file."""
+
+    FILE = 0
+    DIRECTORY = 1

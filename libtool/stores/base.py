@@ -1,0 +1,126 @@
+"""What every store promises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from libtool.states import FileKind
+
+
+class Fate(Enum):
+    """What became of one staged file."""
+
+    STORED = "stored"  #: verified by reading, in its final place, durable
+    WRONG = "wrong"  #: read, and it is not what was announced
+    LOST = "lost"  #: neither staged nor stored
+    OCCUPIED = "occupied"  #: something else lies in its final place
+    UNKNOWN = "unknown"  #: could not find out; try again later
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A file that lies in staging: where, and what it must turn out to be."""
+
+    staging_id: str
+    name: str
+    size: int
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an arrival, and why when it is not STORED."""
+
+    fate: Fate
+    why: str = ""
+    kind: FileKind = FileKind.FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies somewhere: kind, bytes, checksum."""
+
+    kind: FileKind
+    size: int
+    checksum: str
+
+
+class Store(ABC):
+    """A place for copies with a staging area in front of it.
+
+    Every method is safe to repeat after a crash at any point of it. Methods raise StoreUnavailable when the store as a
+    whole cannot be used now, which says nothing about any file.
+    """
+
+    name: str
+
+    @abstractmethod
+    def set_up(self, *, known: bool) -> None:
+        """Make what the store needs; with ``known`` it was set up before and an empty place is a missing mount."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise StoreUnavailable unless this host can read and write the store now."""
+
+    @abstractmethod
+    def check_readable(self) -> None:
+        """Raise StoreUnavailable unless this host can read the store now."""
+
+    @abstractmethod
+    def room(self, staged: int, promised: int) -> int:
+        """Bytes that may still be promised, given what is ``promised`` to transfers that have not arrived and how much
+        of what has arrived is still ``staged``."""
+
+    @abstractmethod
+    def name_room(self) -> int:
+        """Longest name that fits behind the store's prefixes, in bytes."""
+
+    @abstractmethod
+    def path(self, name: str) -> str:
+        """Where the copy of the file ``name`` lies, absolute."""
+
+    @abstractmethod
+    def staging_path(self, staging_id: str, name: str) -> str:
+        """Where a sender puts ``name``, absolute."""
+
+    @abstractmethod
+    def name_of(self, path: str) -> str | None:
+        """The name that a file lying at ``path`` would have here; None when it lies elsewhere."""
+
+    @abstractmethod
+    def reserve(self, staging_id: str, names: Sequence[str]) -> None:
+        """Make the staging place ``staging_id`` and in it the directories that ``names`` lie in, but not the names."""
+
+    @abstractmethod
+    def take_in(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        """Verify every arrival by reading it and move the right ones to their final places, durably; in order.
+
+        What was moved before a crash counts as STORED. Nothing that lies in the store is ever replaced.
+        """
+
+    @abstractmethod
+    def copy_in(self, source: str, staging_id: str, name: str) -> Found:
+        """Copy ``source`` into staging as ``name`` and read the copy; raises FileUnreadable or FileChanged."""
+
+    @abstractmethod
+    def move_in(self, source: str, name: str, expected: Found) -> bool:
+        """Rename ``source`` to its final place if it lies on the same file system; False when it does not."""
+
+    @abstractmethod
+    def measure(self, path: str) -> Found:
+        """Read what lies at ``path``, here or anywhere on this host; raises FileUnreadable or FileChanged."""
+
+    @abstractmethod
+    def look(self, name: str, size: int, kind: FileKind) -> str:
+        """Why the copy ``name`` cannot be sent now (missing, other size, unreadable); empty when it can."""
+
+    @abstractmethod
+    def discard(self, staging_id: str) -> None:
+        """Remove the staging place and everything in it; one that is gone is fine."""
+
+    @abstractmethod
+    def discard_one(self, staging_id: str, name: str) -> None:
+        """Remove one staged file and leave its siblings."""

@@ -1,0 +1,423 @@
+"""A store that is a directory tree: ``store_path/NAME`` at rest, ``staging_path/<id>/NAME`` on arrival.
+
+Commit is durable and atomic: read, sync the data, link into place without replacing anything, sync the directories;
+with one sync of the whole file system instead of one per file when there are many.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+
+from libtool import copying, digest, names
+from libtool.errors import FileChanged, FileUnreadable, StoreUnavailable
+from libtool.seams import seam
+from libtool.states import FileKind
+from libtool.stores.base import Arrival, Fate, Found, Outcome, Store
+
+#: Lies in both directories of a store that is mounted.
+MARKER = ".libtool-store"
+#: Where copies are made whole when staging and store are different file systems; inside the store.
+PARTS = ".libtool-part"
+#: Length of a staging id and its slash, in bytes.
+_ID_LENGTH = 33
+
+
+class PosixStore(Store):
+    """See the module's text."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        staging: str,
+        root: str,
+        full_fraction: float = 1.0,
+        group_write: bool = False,
+        own: bool = False,
+        readonly: bool = False,
+    ) -> None:
+        self.name = name
+        self.staging = staging
+        self.root = root
+        self.full_fraction = full_fraction
+        self.group_write = group_write
+        self.own = own
+        self.readonly = readonly
+        self._roads: dict[str, bool] = {}
+
+    # -- the place as a whole ----------------------------------------------------------------------------------
+
+    def set_up(self, *, known: bool) -> None:
+        """Make both directories and their markers."""
+        if known and not self._marked(self.root) and not (os.path.isdir(self.root) and os.listdir(self.root)):
+            why = f"{self.root} is empty or missing although the store was used before: it is probably not mounted"
+            raise StoreUnavailable(store=self.name, why=why)
+        for directory in (self.staging, self.root):
+            try:
+                os.makedirs(directory, exist_ok=True)
+                if not self._marked(directory):
+                    with open(os.path.join(directory, MARKER), "w", encoding="utf-8") as marker:
+                        marker.write(f"{self.name}\n")
+            except OSError as trouble:
+                raise StoreUnavailable(store=self.name, why=f"{directory}: {trouble.strerror}") from None
+
+    @staticmethod
+    def _marked(directory: str) -> bool:
+        return os.path.exists(os.path.join(directory, MARKER))
+
+    def check_readable(self) -> None:
+        """The store must be there and marked."""
+        self._check_mark(self.root)
+
+    def _check_mark(self, directory: str) -> None:
+        if not self._marked(directory):
+            why = f"{directory} lacks its mark {MARKER}: it is not mounted here, or not set up"
+            raise StoreUnavailable(store=self.name, why=why)
+
+    def check(self) -> None:
+        """Both directories must be there, marked and writable."""
+        for directory in (self.staging, self.root):
+            self._check_mark(directory)
+            if not os.access(directory, os.W_OK | os.X_OK):
+                raise StoreUnavailable(store=self.name, why=f"{directory} is read-only or belongs to somebody else")
+            if os.statvfs(directory).f_flag & os.ST_RDONLY:
+                raise StoreUnavailable(store=self.name, why=f"{directory} is mounted read-only")
+
+    def room(self, staged: int, promised: int) -> int:
+        """The smaller of what both file systems have left, less what is promised on each."""
+        at_staging = self._free(self.staging) - promised
+        if self._one_file_system() and not self.own:
+            return max(0, at_staging)
+        return max(0, min(at_staging, self._free(self.root) - promised - staged))
+
+    def _free(self, directory: str) -> int:
+        try:
+            found = os.statvfs(directory)
+        except OSError as trouble:
+            raise StoreUnavailable(store=self.name, why=f"{directory}: {trouble.strerror}") from None
+        kept = found.f_blocks * found.f_frsize * (1 - self.full_fraction)
+        return int(found.f_bavail * found.f_frsize - kept)
+
+    def _one_file_system(self) -> bool:
+        return os.stat(self.staging).st_dev == os.stat(self.root).st_dev
+
+    def name_room(self) -> int:
+        """What the longer of both prefixes leaves."""
+        prefixes = (len(os.fsencode(self.root)) + 1, len(os.fsencode(self.staging)) + 1 + _ID_LENGTH)
+        return names.PATH_MAX - max(prefixes)
+
+    # -- places ------------------------------------------------------------------------------------------------
+
+    def path(self, name: str) -> str:
+        """``store_path/NAME``."""
+        return f"{self.root}/{name}"
+
+    def staging_path(self, staging_id: str, name: str) -> str:
+        """``staging_path/<id>/NAME``."""
+        return f"{self.staging}/{staging_id}/{name}"
+
+    def name_of(self, path: str) -> str | None:
+        """What is behind ``store_path/``."""
+        full, root = os.path.realpath(path), os.path.realpath(self.root)
+        return full[len(root) + 1 :] if full == root or full.startswith(root + os.sep) else None
+
+    def reserve(self, staging_id: str, names: Sequence[str]) -> None:
+        """One directory per id, and the parents of every name below it."""
+        place = f"{self.staging}/{staging_id}"
+        mode = 0o2775 if self.group_write else 0o755
+        try:
+            seam("reserve: begin")
+            for directory in sorted({os.path.dirname(name) for name in names} | {""}):
+                self._make_directories(f"{place}/{directory}".rstrip("/"), mode, upto=self.staging)
+            seam("reserve: done")
+        except OSError as trouble:
+            raise StoreUnavailable(store=self.name, why=f"{self.staging}: {trouble.strerror}") from trouble
+
+    def _make_directories(self, directory: str, mode: int, upto: str) -> list[str]:
+        """Like makedirs, but returns what was made, and applies the mode in spite of the umask."""
+        made: list[str] = []
+        try:
+            os.mkdir(directory)
+        except FileExistsError:
+            return made
+        except FileNotFoundError:
+            if directory == upto:
+                raise
+            made = self._make_directories(os.path.dirname(directory), mode, upto)
+            with suppress(FileExistsError):
+                os.mkdir(directory)
+        if self.group_write:
+            os.chmod(directory, mode)
+        made.append(directory)
+        return made
+
+    def discard(self, staging_id: str) -> None:
+        """Remove the id's directory, and what was being copied from it."""
+        seam("discard: begin")
+        copying.remove_tree(f"{self.staging}/{staging_id}")
+        if os.path.isdir(parts := f"{self.root}/{PARTS}/{staging_id}"):
+            copying.remove_tree(parts)
+        seam("discard: done")
+
+    def discard_one(self, staging_id: str, name: str) -> None:
+        """Remove one leaf."""
+        path = self.staging_path(staging_id, name)
+        self._roads.clear()
+        if self._honest(staging_id, name):
+            if os.path.isdir(path) and not os.path.islink(path):
+                copying.remove_tree(path)
+            else:
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    # -- coming in ---------------------------------------------------------------------------------------------
+
+    def take_in(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        """Read, sync, place, sync; see the base class."""
+        self.check()
+        self._roads.clear()
+        rename = not self.own and self._one_file_system()
+        outcomes = [self._judge(arrival, rename) for arrival in arrivals]
+        good = [n for n, outcome in enumerate(outcomes) if outcome.fate is Fate.STORED]
+        ready = {n: self._arrived_at(arrivals[n], rename) for n in good}
+        placing = {n: path for n, path in ready.items() if path is not None}
+        seam("take in: verified")
+        copying.sync(path for path in placing.values() for path in _data_of(path))
+        seam("take in: data synced")
+        changed: set[str] = set()
+        for n, path in placing.items():
+            outcomes[n] = self._place(arrivals[n], path, outcomes[n], changed)
+            seam("take in: placed one")
+        if self.readonly or self.group_write:
+            for n in good:
+                self._permissions(self.path(arrivals[n].name))
+        copying.sync(sorted(changed))
+        seam("take in: directories synced")
+        return outcomes
+
+    def _arrived_at(self, arrival: Arrival, rename: bool) -> str | None:
+        """The path, on the store's own file system, that is to be linked into place; None: it is in place."""
+        path = self.staging_path(arrival.staging_id, arrival.name) if rename else self._part(arrival)
+        return path if os.path.lexists(path) else None
+
+    def _part(self, arrival: Arrival) -> str:
+        return f"{self.root}/{PARTS}/{arrival.staging_id}/{arrival.name}"
+
+    def _honest(self, staging_id: str, name: str) -> bool:
+        """Whether no directory between the staging path and the name is a link that a sender put there."""
+        directory = os.path.dirname(self.staging_path(staging_id, name))
+        if directory not in self._roads:
+            straight = os.path.join(os.path.realpath(self.staging), directory[len(self.staging) + 1 :])
+            self._roads[directory] = os.path.realpath(directory) == straight
+        return self._roads[directory]
+
+    def _judge(self, arrival: Arrival, rename: bool) -> Outcome:
+        """Read one arrival; STORED here means "may be placed, or is in place already"."""
+        staged = self.staging_path(arrival.staging_id, arrival.name)
+        try:
+            try:
+                found = os.lstat(staged)
+            except (FileNotFoundError, NotADirectoryError):
+                return self._judge_placed(arrival)
+            if not self._honest(arrival.staging_id, arrival.name):
+                return Outcome(Fate.WRONG, "its staging place leads elsewhere through a symbolic link")
+            kind, why = _plain(staged, found)
+            if why:
+                return Outcome(Fate.WRONG, why)
+            size = found.st_size if kind is FileKind.FILE else digest.size_of(staged)
+            if size != arrival.size:
+                return Outcome(Fate.WRONG, f"it has {size} bytes instead of {arrival.size}")
+            if not rename:
+                staged = self._copy_over(arrival, staged, kind)
+            return _compare(staged, kind, arrival.checksum)
+        except (FileChanged, FileUnreadable) as trouble:
+            return Outcome(Fate.UNKNOWN, trouble.reason)
+        except OSError as trouble:
+            return Outcome(Fate.UNKNOWN, f"it cannot be read now: {trouble.strerror}")
+
+    def _judge_placed(self, arrival: Arrival) -> Outcome:
+        """Nothing is staged: it was placed before a crash, or it never came."""
+        path = self.path(arrival.name)
+        try:
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return Outcome(Fate.LOST, "nothing lies in its staging place")
+        kind, why = _plain(path, found)
+        if not why and digest.size_of(path) == arrival.size:
+            outcome = _compare(path, kind, arrival.checksum)
+            if outcome.fate is Fate.STORED:
+                return outcome
+        return Outcome(Fate.LOST, "nothing lies in its staging place, and something else in its final place")
+
+    def _copy_over(self, arrival: Arrival, staged: str, kind: FileKind) -> str:
+        """Bring the bytes to the store's file system, as this user's own."""
+        part = self._part(arrival)
+        if os.path.lexists(part):  # left by a crash
+            copying.remove_tree(part) if os.path.isdir(part) else os.unlink(part)
+        os.makedirs(os.path.dirname(part), exist_ok=True)
+        if kind is FileKind.DIRECTORY:
+            copying.copy_tree(staged, part)
+        else:
+            copying.copy_file(staged, part, follow=False)
+        return part
+
+    def _place(self, arrival: Arrival, path: str, outcome: Outcome, changed: set[str]) -> Outcome:
+        """Put one verified arrival into its final place without replacing anything."""
+        target = self.path(arrival.name)
+        parent = os.path.dirname(target)
+        try:
+            if parent not in changed:
+                made = self._make_directories(parent, 0o2775, upto=self.root)
+                changed.update(os.path.dirname(directory) for directory in made)
+                changed.add(parent)
+            if outcome.kind is FileKind.DIRECTORY:
+                if os.path.lexists(target):
+                    return self._settle_occupied(arrival, outcome)
+                os.rename(path, target)
+                return outcome
+            try:
+                os.link(path, target, follow_symlinks=False)
+            except FileExistsError:
+                if not os.path.samefile(path, target):
+                    return self._settle_occupied(arrival, outcome)
+            except OSError as trouble:
+                if trouble.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+                    raise
+                if os.path.lexists(target):
+                    return self._settle_occupied(arrival, outcome)
+                os.rename(path, target)  # a file system without hard links
+                return outcome
+            seam("take in: linked")
+            os.unlink(path)
+            return outcome
+        except (NotADirectoryError, FileExistsError):
+            return Outcome(Fate.OCCUPIED, f"a file lies where the directory {parent} should be")
+        except OSError as trouble:
+            return Outcome(Fate.UNKNOWN, f"it cannot be stored now: {trouble.strerror}")
+
+    def _settle_occupied(self, arrival: Arrival, outcome: Outcome) -> Outcome:
+        """Something lies in the final place: the very same bytes are as good as ours, anything else is left alone."""
+        if self._judge_placed(arrival).fate is Fate.STORED:
+            return outcome
+        return Outcome(Fate.OCCUPIED, f"{self.path(arrival.name)} is already there, with other content, and not in the catalogue")
+
+    def _permissions(self, path: str) -> None:
+        """Apply ``readonly_after_commit`` and ``group_write_after_stage`` to a stored copy."""
+        inside = [os.path.join(path, here) for here, _ in copying.walk(path)] if os.path.isdir(path) else []
+        for each in [*inside, path]:
+            mode = stat.S_IMODE(os.lstat(each).st_mode)
+            wanted = mode & ~0o222 if self.readonly else mode | 0o060
+            if wanted != mode:
+                os.chmod(each, wanted)
+
+    def copy_in(self, source: str, staging_id: str, name: str) -> Found:
+        """Copy into staging; the checksum is the source's own, so that :meth:`take_in` proves the copy."""
+        target = self.staging_path(staging_id, name)
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            if os.path.isdir(source):
+                copying.copy_tree(source, target)
+                return Found(FileKind.DIRECTORY, digest.size_of(target), digest.of_path(source))
+            before = copying.copy_file(source, target)
+            checksum = digest.of_path(source)
+            if copying.identity(os.stat(source)) != copying.identity(before):
+                raise FileChanged(path=source)
+            return Found(FileKind.FILE, before.st_size, checksum)
+        except OSError as trouble:
+            raise _as_error(source, trouble, self.name) from None
+
+    def move_in(self, source: str, name: str, expected: Found) -> bool:
+        """Rename; FileExistsError when the place is taken."""
+        target = self.path(name)
+        if os.lstat(source).st_dev != os.stat(self.root).st_dev or self.own:
+            return False
+        made = self._make_directories(os.path.dirname(target), 0o2775, upto=self.root)
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "already there", target)
+        copying.sync(_data_of(source))
+        seam("move in: begin")
+        try:
+            os.rename(source, target)
+        except OSError as trouble:
+            if trouble.errno == errno.EXDEV:
+                return False
+            raise
+        seam("move in: renamed")
+        if self.readonly or self.group_write:
+            self._permissions(target)
+        copying.sync([os.path.dirname(target), os.path.dirname(source) or ".", *map(os.path.dirname, made)])
+        return True
+
+    def measure(self, path: str) -> Found:
+        """Kind, size and checksum of what lies at ``path``, unchanged while it was read."""
+        try:
+            before = os.stat(path)
+            if stat.S_ISDIR(before.st_mode):
+                copying.inspect(path)
+                return Found(FileKind.DIRECTORY, digest.size_of(path), digest.of_path(path))
+            if not stat.S_ISREG(before.st_mode):
+                raise FileUnreadable(path=path, why="it is neither a file nor a directory")
+            checksum = digest.of_path(path)
+            if copying.identity(os.stat(path)) != copying.identity(before):
+                raise FileChanged(path=path)
+            return Found(FileKind.FILE, before.st_size, checksum)
+        except OSError as trouble:
+            raise _as_error(path, trouble, self.name) from None
+
+    def look(self, name: str, size: int, kind: FileKind) -> str:
+        """A stat and, for a file, an access check; contents are not read."""
+        path = self.path(name)
+        try:
+            found = os.stat(path)
+            if stat.S_ISDIR(found.st_mode) != (kind is FileKind.DIRECTORY):
+                return "it changed its kind since it was ingested"
+            there = found.st_size if kind is FileKind.FILE else digest.size_of(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return "it is missing from the store"
+        except OSError as trouble:
+            return f"it cannot be read: {trouble.strerror}"
+        if there != size:
+            return f"it changed its content: {there} bytes instead of {size}"
+        return "" if os.access(path, os.R_OK) else "it cannot be read: permission denied"
+
+
+def _as_error(path: str, trouble: OSError, store: str) -> Exception:
+    """A file's trouble names the file; a full or vanished disk is the store's."""
+    if trouble.errno in copying.PASSING and trouble.errno != errno.EIO and store:
+        return StoreUnavailable(store=store, why=f"{trouble.strerror}")
+    return FileUnreadable(path=trouble.filename or path, why=str(trouble.strerror))
+
+
+def _plain(path: str, found: os.stat_result) -> tuple[FileKind, str]:
+    """The kind of what a sender delivered, and why it cannot be taken: links and devices never can."""
+    if stat.S_ISREG(found.st_mode):
+        return FileKind.FILE, ""
+    if not stat.S_ISDIR(found.st_mode):
+        return FileKind.FILE, "it is neither a file nor a directory"
+    for here, directory in copying.walk(path):
+        if not directory and not stat.S_ISREG(os.lstat(os.path.join(path, here)).st_mode):
+            return FileKind.DIRECTORY, f"'{names.shown(here)}' in it is a link or a special file"
+    return FileKind.DIRECTORY, ""
+
+
+def _compare(path: str, kind: FileKind, checksum: str) -> Outcome:
+    """Read the bytes with the function of the announced checksum."""
+    function, digits = digest.split(checksum)
+    if kind is FileKind.DIRECTORY:
+        found = digest.of_tree(path, function)
+    else:
+        found = digest.of_file(path, function, follow=False)
+    if found != digits:
+        return Outcome(Fate.WRONG, f"its checksum is {function}:::{found} instead of {function}:::{digits}", kind)
+    return Outcome(Fate.STORED, kind=kind)
+
+
+def _data_of(path: str) -> list[str]:
+    """What must be synced so that ``path`` is durable: the file, or everything in the directory."""
+    if not os.path.isdir(path):
+        return [path]
+    return [path, *(os.path.join(path, here) for here, _ in copying.walk(path))]
