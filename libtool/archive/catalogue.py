@@ -102,6 +102,35 @@ def status(host: Host) -> dict[str, Any]:
     }
 
 
+def waiting(limit: int) -> list[dict[str, Any]]:
+    """Files that did not get to a destination yet and why: parked ones first, then those that are tried again."""
+    rows = []
+    later = Retry.select(Retry, File.name, Librarian.name).join(File).switch(Retry).join(Librarian)
+    for row in later.order_by(Retry.not_before.is_null(False), Retry.not_before, Retry.id).limit(limit):
+        rows.append(
+            {
+                "name": row.file.name,
+                "destination": row.destination.name,
+                "attempts": row.attempts,
+                "next": show_time(row.not_before) or "parked: 'libtool retry'",
+                "reason": row.reason,
+            }
+        )
+    out = OutgoingTransfer
+    asked = out.select(out, File.name, Librarian.name).join(File).switch(out).join(Librarian)
+    for row in asked.where(out.status == SQL("0"), out.reason.is_null(False)).order_by(out.id).limit(limit - len(rows)):
+        rows.append(
+            {
+                "name": row.file.name,
+                "destination": row.destination.name,
+                "attempts": 0,
+                "next": show_time(row.not_before) or "next run",
+                "reason": row.reason,
+            }
+        )
+    return rows
+
+
 def stuck(host: Host) -> int:
     """How many live transfers are older than a day, in either direction."""
     before = host.now() - STUCK

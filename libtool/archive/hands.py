@@ -54,6 +54,8 @@ class Tally:
     postponed: int = 0
     #: One line each for what a person must know now; printed even when quiet.
     lines: list[str] = field(default_factory=list)
+    #: One line each for what waits and will be tried again by itself; only for who asks.
+    details: list[str] = field(default_factory=list)
     #: A person must act before this goes on.
     person: bool = False
     #: What would be done; only with --dry-run.
@@ -63,6 +65,11 @@ class Tally:
         """One item failed; it is named."""
         self.failed += count
         self.lines.append(line)
+
+    def wait(self, line: str) -> None:
+        """One item is postponed; it is named for who asks."""
+        self.postponed += 1
+        self.details.append(line)
 
     @property
     def idle(self) -> bool:

@@ -210,6 +210,8 @@ def _sort(host: Host, portion: list[Wanted], limit: int, tally: Tally) -> tuple[
                 raise FileUnreadable(path=wanted.path, why="it does not exist")
             if os.path.islink(wanted.path) and not os.path.exists(wanted.path):
                 raise FileUnreadable(path=wanted.path, why="it is a broken link")
+            if os.path.islink(wanted.path) and os.path.isdir(wanted.path):
+                raise FileUnreadable(path=wanted.path, why="it is a link to a directory; ingest the directory itself")
             checked[wanted.name] = wanted
         except (NameRefused, FileUnreadable) as trouble:
             tally.problem(trouble.text)

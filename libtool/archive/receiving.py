@@ -195,7 +195,7 @@ def _sort(request: BatchStage, limit: int) -> _Sorting:
             names.check(item.destination_location, limit)
             names.check(item.upload_name, names.PATH_MAX)
         except NameRefused as refusal:
-            sorting.refuse(item, NAME, refusal.reason)
+            sorting.refuse(item, NAME, str(refusal.facts["why"]))
             continue
         if item.destination_location in wanted or item.source_transfer_id in ids:
             sorting.refuse(item, BUSY, "it stands twice in this request")

@@ -290,8 +290,9 @@ def _stage_stock(
         if answer.status == 409 and objected:
             _settle_present(host, destination, peer, [left[id] for id in objected], tally)
         elif answer.status == 425 and objected:
-            _wait(objected, host.now() + BUSY_WAIT)
-            tally.postponed += len(objected)
+            _wait(dict.fromkeys(objected, "it is under way there already"), host.now() + BUSY_WAIT)
+            for id in objected:
+                tally.wait(_said(left[id], destination, "it is under way there already"))
         elif answer.status == 413:
             tally.postponed += len(left)
             notices.trouble(host, tally, f"librarian {destination.name}", "room", "it has no room for what waits for it")
@@ -389,10 +390,12 @@ def _take_answer(
         tally.done += len(have)
     said = {item.source_transfer_id: item.reason for item in refused if item.code in (messages.CONFLICT, messages.NAME)}
     _park(host, destination, said, tally)
-    busy = [item.source_transfer_id for item in refused if item.code == messages.BUSY]
-    room = [item.source_transfer_id for item in refused if item.code == messages.ROOM]
+    busy = {item.source_transfer_id: item.reason for item in refused if item.code == messages.BUSY}
+    room = {item.source_transfer_id: item.reason for item in refused if item.code == messages.ROOM}
     _wait(busy, now + BUSY_WAIT)
-    tally.postponed += len(busy) + len(room)
+    _wait(room, None)
+    for id, reason in (busy | room).items():
+        tally.wait(_said(by_id[id], destination, reason))
     subject = f"librarian {destination.name}"
     if room:
         notices.trouble(host, tally, subject, "room", f"it has no room for {len(room)} or more files that wait for it")
@@ -448,7 +451,7 @@ def _queue(
         for offer, _ in going:
             by_store.setdefault(copies[offer.file], []).append(offer.id)
         for store, ids in by_store.items():
-            _OUT.update(store=store, queue=queue, not_before=None).where(_OUT.id << ids, live(_OUT)).execute()
+            _OUT.update(store=store, queue=queue, not_before=None, reason=None).where(_OUT.id << ids, live(_OUT)).execute()
         if unreadable:
             attempts.fail(unreadable, now, tell=True, counts=False, again=now + attempts.FIRST_DELAY)
         if refused:
@@ -511,10 +514,14 @@ def _park(host: Host, destination: Librarian, reasons: dict[int, str], tally: Ta
         tally.problem(f"'{names.shown(name)}' was refused by {destination.name}: {reasons[id]}. {how}")
 
 
-def _wait(ids: list[int], until: datetime) -> None:
-    if ids:
-        with writing("wait"):
-            _OUT.update(not_before=until).where(_OUT.id << ids, _OUT.status == SQL("0")).execute()
+def _wait(reasons: dict[int, str], until: datetime | None) -> None:
+    """Let these be asked for again (not before ``until``), and remember why they wait."""
+    if not reasons:
+        return
+    with writing("wait"):
+        for reason in set(reasons.values()):
+            same = [id for id, why in reasons.items() if why == reason]
+            _OUT.update(not_before=until, reason=reason[:1000]).where(_OUT.id << same, _OUT.status == SQL("0")).execute()
 
 
 def _said(offer: Offer, destination: Librarian, why: str) -> str:

@@ -12,11 +12,16 @@ from libtool.commands.words import Frame, pass_frame, show, with_format
 
 @click.command()
 @click.option("--check", is_flag=True, help="For monitors: exit 1 when something is stuck, 3 when something failed or waits for a person.")
+@click.option("--waiting", is_flag=True, help="Instead: every file that waits for a destination or for a person, and why.")
+@click.option("--max-results", type=click.IntRange(min=1), default=1000, show_default=True, help="With --waiting: at most so many.")
 @with_format
 @pass_frame
-def status(frame: Frame, check: bool) -> int:
+def status(frame: Frame, check: bool, waiting: bool, max_results: int) -> int:
     """What is pending, in flight and stuck, what is in trouble, and the last run of every task."""
     with frame.open() as node:
+        if waiting:
+            show(frame, catalogue.waiting(max_results), ["name", "destination", "attempts", "next", "reason"])
+            return 0
         found = catalogue.status(node)
         code = 0
         if check:

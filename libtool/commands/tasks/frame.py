@@ -63,6 +63,8 @@ def finish(frame: Frame, tally: Tally) -> int:
         frame.tell(line)
     if len(tally.lines) > LINES:
         frame.tell(f"and {len(tally.lines) - LINES} more; 'libtool status' shows what waits")
+    for line in tally.details[:LINES]:
+        frame.say(line)
     if not tally.idle:
         frame.say(f"{tally.done} done, {tally.failed} failed, {tally.postponed} postponed")
     return tally.exit_code
