@@ -56,6 +56,8 @@ class TableOfContents(click.Group):
         name = ALIASES.get(cmd_name, cmd_name)
         if name not in COMMANDS:
             return None
+        if name not in STANDALONE:
+            _choose_driver(ctx.params.get("config"))
         module = COMMANDS[name][0]
         command: click.Command = getattr(import_module(f"libtool.commands.{module}"), module.rpartition(".")[2])
         command.name = name
@@ -84,6 +86,17 @@ class TableOfContents(click.Group):
         return [
             CompletionItem(name, help=line) for name, (_, line) in COMMANDS.items() if name.startswith(incomplete)
         ] + click.Command.shell_complete(self, ctx, incomplete)
+
+
+def _choose_driver(config: str | None) -> None:
+    """Let peewee, which the command is about to import, see only the driver that the configuration needs."""
+    try:
+        url = settings.load(settings.find(config)).database
+    except LibtoolError:
+        return  # the command itself says what is wrong
+    from libtool.models import drivers
+
+    drivers.import_peewee_for(url)
 
 
 class Defaults(dict[str, Any]):
@@ -135,7 +148,9 @@ STANDALONE = {"demo"}
 
 
 @click.group(cls=TableOfContents, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", metavar="FILE", help="The configuration; default $LIBTOOL_CONFIG, then the user's, then the system's.")
+@click.option(
+    "--config", metavar="FILE", help="The configuration; default $LIBTOOL_CONFIG, then the user's, then the system's."
+)
 @click.option("-v", "--verbose", count=True, help="Say more; twice for tracebacks.")
 @click.option("-q", "--quiet", count=True, help="Say less.")
 @click.version_option(__version__, prog_name="libtool")
@@ -190,8 +205,11 @@ def _terminated(signum: int, frame: object) -> NoReturn:
 
 
 def _show(trouble: LibtoolError, arguments: list[str]) -> None:
-    if "json" in arguments and ("-F" in arguments or "--format" in arguments) or "--format=json" in arguments:
-        print(json.dumps({"error": trouble.reason, "remedy": trouble.advice, "exit_code": trouble.exit_code}), file=sys.stderr)
+    if ("json" in arguments and ("-F" in arguments or "--format" in arguments)) or "--format=json" in arguments:
+        print(
+            json.dumps({"error": trouble.reason, "remedy": trouble.advice, "exit_code": trouble.exit_code}),
+            file=sys.stderr,
+        )
     else:
         print(f"libtool: {trouble.text}", file=sys.stderr)
     if "-vv" in arguments:
@@ -208,7 +226,10 @@ def _unexpected(trouble: Exception, arguments: list[str]) -> int:
         )
     elif isinstance(trouble, OSError):
         where = f"'{trouble.filename}': " if trouble.filename else ""
-        print(f"libtool: {where}{trouble.strerror or trouble}. What was recorded stays; the next run carries on.", file=sys.stderr)
+        print(
+            f"libtool: {where}{trouble.strerror or trouble}. What was recorded stays; the next run carries on.",
+            file=sys.stderr,
+        )
     else:
         print(
             f"libtool: internal error ({type(trouble).__name__}). Nothing that was recorded is lost. "

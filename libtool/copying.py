@@ -21,7 +21,7 @@ SYNC_EACH_UPTO = 16
 #: What says "not now", as opposed to "never": room, the disk, the mount, the descriptor table.
 PASSING = frozenset(
     getattr(errno, name)
-    for name in "ENOSPC EDQUOT EROFS EIO ESTALE ENODEV ENXIO ETIMEDOUT EMFILE ENFILE EBUSY EAGAIN ENOMEM".split()
+    for name in ["ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "ENODEV", "ENXIO", "ETIMEDOUT", "EMFILE", "ENFILE", "EBUSY", "EAGAIN", "ENOMEM"]
 )
 
 

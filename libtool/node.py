@@ -53,13 +53,13 @@ class Node:
             if setting_up:
                 stack.enter_context(locks.held(directory, SCHEMA_LOCK, wait=True))
             else:
-                if (path := base.sqlite_path(configuration.database, configuration.directory)) and not os.path.exists(path):
+                if (path := base.sqlite_path(configuration.database, configuration.directory)) and not os.path.exists(
+                    path
+                ):
                     raise DatabaseMissing(database=path)
                 stack.enter_context(locks.held(directory, SCHEMA_LOCK, shared=True))
             password = _database_password(configuration)
-            database = base.open_database(
-                configuration.database, configuration.directory, password, create=setting_up
-            )
+            database = base.open_database(configuration.database, configuration.directory, password, create=setting_up)
             stack.enter_context(base.bound(database))
             node = cls(configuration, database)
             if setting_up:

@@ -173,19 +173,26 @@ class Settings:
     history_days: float = key("How long finished transfers are remembered, in days.", _whole(1, 36500), "400", 400)
     notice_after: float = key("How long a trouble lasts before it is told.", units.parse_span, "10m", 600.0)
     commands: Mapping[str, Any] = key(
-        "Default options per command; the command line wins.", _mapping, "{send-clone: {destination_librarian: b}}", dict
+        "Default options per command; the command line wins.",
+        _mapping,
+        "{send-clone: {destination_librarian: b}}",
+        dict,
     )
     max_body_bytes: int = key("Largest request that a callback reads.", _size, "32MiB", 32 * 1024**2)
     max_batch_items: int = key("Most files in one request.", _whole(1, 10**6), "5000", 5000)
     max_request_seconds: float = key("Longest time one request may take.", units.parse_span, "60s", 60.0)
     max_search_results: int = key("Most rows that one search answers with.", _whole(1, 10**6), "64", 64)
     globus_enable: bool = key("Whether Globus carries files.", _flag, "false", False)
-    globus_client_id: str | None = key("The Globus application's id.", _text, "00000000-0000-4000-8000-000000000000", None)
+    globus_client_id: str | None = key(
+        "The Globus application's id.", _text, "00000000-0000-4000-8000-000000000000", None
+    )
     globus_client_native_app: bool = key(
         "true: a person's refresh token; false: the application's own secret.", _flag, "true", False
     )
     globus_local_endpoint_id: str | None = key("The collection that files are sent from.", _text, "", None)
-    globus_client_secret_file: str | None = key("An owner-only file with secret or token.", _text, "globus.secret", None)
+    globus_client_secret_file: str | None = key(
+        "An owner-only file with secret or token.", _text, "globus.secret", None
+    )
     globus_stuck_after: float = key(
         "How long a Globus task may stand still on a file that will never come.", units.parse_span, "15m", 900.0
     )
@@ -212,9 +219,7 @@ class Settings:
 _ALIASES = {"ingestable": "ingestible", "async_transfer_manager_data": "asynchronous_transfer_manager_data"}
 #: Keys of the reference that mean nothing here.
 _IGNORED = frozenset(
-    "host port log_level log_settings debug alembic_config_path alembic_path database_driver database_user "
-    "database_host database_port maximal_upload_size_bytes checksum_threads checksum_timeout "
-    "globus_encrypt_transfers max_copy_retries transfer_manager_data".split()
+    ["host", "port", "log_level", "log_settings", "debug", "alembic_config_path", "alembic_path", "database_driver", "database_user", "database_host", "database_port", "maximal_upload_size_bytes", "checksum_threads", "checksum_timeout", "globus_encrypt_transfers", "max_copy_retries", "transfer_manager_data"]
 )
 #: Keys of the reference that would hold a secret in the file itself, and where it belongs instead.
 _INLINE_SECRETS = {
@@ -259,7 +264,9 @@ class _Reader:
                 raise self.fail(here, f"no such key{self.meant(spelled, keys)}")
         for name, item in keys.items():
             if name not in values and item.default is MISSING and item.default_factory is MISSING:
-                raise self.fail(f"{where}.{name}".lstrip("."), f"is missing; for example '{name}: {item.metadata['example']}'")
+                raise self.fail(
+                    f"{where}.{name}".lstrip("."), f"is missing; for example '{name}: {item.metadata['example']}'"
+                )
         return kind(**values)
 
     def value(self, item: Field[Any], value: Any, where: str) -> Any:
@@ -308,7 +315,24 @@ def find(given: str | None = None) -> str:
 
 
 def load(file: str) -> Settings:
-    """Read and check the configuration in ``file``; ConfigurationError names the file, the key and what was expected."""
+    """Read and check the configuration in ``file``; ConfigurationError names the file, the key and what was expected.
+
+    A command asks several times; it is read once as long as the file stays the same.
+    """
+    try:
+        found = os.stat(file)
+        version = (found.st_mtime_ns, found.st_size, found.st_ino)
+    except OSError:
+        version = (0, 0, 0)
+    if file not in _loaded or _loaded[file][0] != version:
+        _loaded[file] = (version, _load(file))
+    return _loaded[file][1]
+
+
+_loaded: dict[str, tuple[tuple[int, int, int], Settings]] = {}
+
+
+def _load(file: str) -> Settings:
     import yaml
 
     try:
@@ -319,7 +343,9 @@ def load(file: str) -> Settings:
     except (yaml.YAMLError, UnicodeDecodeError) as trouble:
         mark = getattr(trouble, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "the whole file"
-        raise ConfigurationError(file=file, key=where, why=f"is no YAML: {getattr(trouble, 'problem', trouble)}") from None
+        raise ConfigurationError(
+            file=file, key=where, why=f"is no YAML: {getattr(trouble, 'problem', trouble)}"
+        ) from None
     reader = _Reader(file)
     settings: Settings = reader.section(Settings, given, "", file=os.path.abspath(file))
     if reader.ignored:

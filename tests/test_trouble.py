@@ -203,14 +203,14 @@ def test_attempts_come_at_once_twice_and_then_more_and_more_slowly(
     pair.a.run(0, "ingest", "--recursive", str(put(tmp_path / "source", {"bad": b"1"})))
     (pair.a.store / "bad").unlink()
     attempts = []
-    for minute in range(0, 3 * 24 * 60, 5):
+    for minute in [*range(0, 180, 5), *range(180, 4 * 24 * 60, 60)]:
         clock[0] = datetime(2026, 11, 21, tzinfo=timezone.utc) + timedelta(minutes=minute)
         pair.a.run(None, "send-clone")
         if "was not sent" in pair.a.run(None, "consume-queue").err:
             attempts.append(minute)
     gaps = [later - earlier for earlier, later in zip(attempts, attempts[1:])]
     assert gaps[:5] == [5, 5, 10, 20, 40]
-    assert max(gaps) <= 24 * 60 + 5 and len(attempts) > 8
+    assert max(gaps) <= 25 * 60 and len(attempts) > 8
 
 
 def test_an_hour_without_the_peer_is_told_once_and_its_end_once(

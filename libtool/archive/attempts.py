@@ -45,7 +45,9 @@ def fail(
     """
     table = OutgoingTransfer
     ids = list(reasons)
-    rows = list(table.select(table.id, table.file, table.destination, table.remote_id).where(table.id << ids, live(table)))
+    rows = list(
+        table.select(table.id, table.file, table.destination, table.remote_id).where(table.id << ids, live(table))
+    )
     if not rows:
         return []
     by_reason: dict[str, list[int]] = {}
@@ -88,13 +90,17 @@ def complete(destination: Librarian, stored: Iterable[tuple[int, int]], now: dat
     for store, ids in by_store.items():
         mine = (table.id << ids) & (table.destination == destination.id)
         RemoteInstance.insert_from(
-            table.select(table.file, table.destination, SQL(str(int(store))), SQL(str(to_microseconds(now)))).where(mine),
+            table.select(table.file, table.destination, SQL(str(int(store))), SQL(str(to_microseconds(now)))).where(
+                mine
+            ),
             [RemoteInstance.file, RemoteInstance.librarian, RemoteInstance.store_id, RemoteInstance.copy_time],
         ).on_conflict_ignore().execute()
         Retry.delete().where(
             Retry.destination == destination.id, Retry.file << table.select(table.file).where(mine)
         ).execute()
-        table.update(status=TransferStatus.COMPLETED, end_time=now, owed=Owed.NOTHING).where(mine, live(table)).execute()
+        table.update(status=TransferStatus.COMPLETED, end_time=now, owed=Owed.NOTHING).where(
+            mine, live(table)
+        ).execute()
 
 
 def named(ids: Iterable[int]) -> dict[int, str]:

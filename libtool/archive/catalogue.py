@@ -55,7 +55,9 @@ def copies(files: Iterable[File]) -> dict[int, list[Instance]]:
     """Our copies of these files, each with its store, by file."""
     found: dict[int, list[Instance]] = {}
     ids = [file.id for file in files]
-    for instance in Instance.select(Instance, StoreRow).join(StoreRow).where(Instance.file << ids).order_by(Instance.id):
+    for instance in (
+        Instance.select(Instance, StoreRow).join(StoreRow).where(Instance.file << ids).order_by(Instance.id)
+    ):
         found.setdefault(instance.file_id, []).append(instance)
     return found
 

@@ -160,7 +160,9 @@ def _portion(
     for wanted in list(accepted):
         elsewhere = store.name_of(wanted.path)
         if elsewhere is not None and wanted.name not in adopted:
-            why = f"it lies in the store itself, where its name is '{names.shown(elsewhere)}'; names follow places there"
+            why = (
+                f"it lies in the store itself, where its name is '{names.shown(elsewhere)}'; names follow places there"
+            )
             tally.problem(FileUnreadable(path=wanted.path, why=why).text)
             accepted.remove(wanted)
     staging_id = os.urandom(16).hex()
@@ -233,7 +235,9 @@ def _sort(host: Host, portion: list[Wanted], limit: int, tally: Tally) -> tuple[
                 known += 1
                 del checked[file.name]
         except (LibtoolError, OSError) as trouble:
-            tally.problem(trouble.text if isinstance(trouble, LibtoolError) else f"'{wanted.path}': {trouble.strerror}.")
+            tally.problem(
+                trouble.text if isinstance(trouble, LibtoolError) else f"'{wanted.path}': {trouble.strerror}."
+            )
             del checked[file.name]
     for name in receiving.clashing(checked):
         del checked[name]
@@ -272,9 +276,9 @@ def _intend(
     own = host.settings.name
     with writing("intend"):
         serialise(receiving.NAMES_KEY)
-        busy = {
-            name for (name,) in _IN.select(_IN.name).where(_IN.name << list(sizes), live(_IN)).tuples()
-        } | set(receiving.clashing(sizes))
+        busy = {name for (name,) in _IN.select(_IN.name).where(_IN.name << list(sizes), live(_IN)).tuples()} | set(
+            receiving.clashing(sizes)
+        )
         for name in busy:
             tally.problem(AlreadyKnown(name=name, why="it is just being brought in; try again when that is done").text)
         fresh = [wanted for wanted in accepted if wanted.name not in busy]

@@ -6,7 +6,8 @@ rows that owe a report are reported; final rows that still name a staging place 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from peewee import SQL, Value, fn
 
@@ -132,9 +133,7 @@ def _known_otherwise(staged: Sequence[IncomingTransfer]) -> dict[int, str]:
     return {id: "a file of that name with other content is in the catalogue" for (id,) in clash.tuples()}
 
 
-def _record(
-    host: Host, row: StoreRow, stored: dict[FileKind, list[IncomingTransfer]], policy: DeletionPolicy
-) -> None:
+def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[IncomingTransfer]], policy: DeletionPolicy) -> None:
     """File, instance and the end of the transfer, in one transaction, by set.
 
     Also of those that their source has given up meanwhile: the copy is here and right, so it is known.
@@ -196,13 +195,24 @@ def refuse(host: Host, staged: Sequence[IncomingTransfer], reasons: dict[int, st
     with writing("refuse"):
         for reason in set(reasons.values()):
             ids = [id for id, why in reasons.items() if why == reason]
-            _IN.update(
-                status=TransferStatus.FAILED, end_time=host.now(), reason=reason[:1000], claim=None
-            ).where(_IN.id << ids, live(_IN)).execute()
+            _IN.update(status=TransferStatus.FAILED, end_time=host.now(), reason=reason[:1000], claim=None).where(
+                _IN.id << ids, live(_IN)
+            ).execute()
         _IN.update(owed=Owed.FAILURE).where(_IN.id << list(reasons), _IN.source != "").execute()
 
 
 # -- telling the sources ------------------------------------------------------------------------------------------
+
+
+class Debt(NamedTuple):
+    """One transfer whose source must be told what became of it."""
+
+    id: int
+    source_id: int
+    store: int
+    checksum: str
+    owed: Owed
+    reason: str | None
 
 
 def report(host: Host, budget: Budget, tally: Tally) -> None:
@@ -210,7 +220,9 @@ def report(host: Host, budget: Budget, tally: Tally) -> None:
     sources = [name for (name,) in _IN.select(_IN.source).where(owing(_IN)).distinct().tuples()]
     for name in sources:
         librarian = Librarian.get_or_none(Librarian.name == name, ~Librarian.removed)
-        owed = _IN.select().where(owing(_IN), _IN.source == name)
+        owed = _IN.select(_IN.id, _IN.source_transfer_id, _IN.store, _IN.checksum, _IN.owed, _IN.reason).where(
+            owing(_IN), _IN.source == name
+        )
         if librarian is None or librarian.authenticator is None:
             tally.postponed += owed.count()
             text = f"what arrived from it cannot be reported: run 'libtool add-librarian --name {name} …'"
@@ -222,7 +234,8 @@ def report(host: Host, budget: Budget, tally: Tally) -> None:
             librarians.get_acquainted(librarian, peer, host.now())
             after = 0
             while budget.left:
-                rows = list(owed.where(_IN.id > after).order_by(_IN.id).limit(REPORT))
+                page = owed.where(_IN.id > after).order_by(_IN.id).limit(REPORT).tuples()
+                rows = [Debt(*row) for row in page]
                 if not rows:
                     break
                 after = rows[-1].id
@@ -247,25 +260,25 @@ def report(host: Host, budget: Budget, tally: Tally) -> None:
             peer.close()
 
 
-def _report_batch(host: Host, peer: Peer, rows: list[IncomingTransfer]) -> None:
+def _report_batch(host: Host, peer: Peer, rows: list[Debt]) -> None:
     """One request for all. What the source knows nothing of is not owed to it any more."""
     report = messages.Report()
     for row in rows:
         if row.owed is Owed.COMPLETION:
-            report.completed.append(messages.Completed(row.source_transfer_id, row.id, row.store_id, row.checksum))
+            report.completed.append(messages.Completed(row.source_id, row.id, row.store, row.checksum))
         else:
-            report.failed.append(messages.Failed(row.source_transfer_id, row.id, (row.reason or "")[:1000]))
+            report.failed.append(messages.Failed(row.source_id, row.id, (row.reason or "")[:1000]))
     answer = peer.ask("libtool/clone/report", report, messages.ReportAnswer)
-    _paid([row.id for row in rows if row.source_transfer_id in answer.accepted])
+    _paid([row.id for row in rows if row.source_id in answer.accepted])
 
 
-def _report_stock(host: Host, peer: Peer, rows: list[IncomingTransfer], budget: Budget) -> None:
+def _report_stock(host: Host, peer: Peer, rows: list[Debt], budget: Budget) -> None:
     """``clone/complete`` for each that is stored, one ``checkin/update`` for all that failed."""
     failed = [row for row in rows if row.owed is not Owed.COMPLETION]
     if failed:
         peer.ask(
             "checkin/update",
-            messages.CheckinUpdate([row.source_transfer_id for row in failed], [], TransferStatus.FAILED),
+            messages.CheckinUpdate([row.source_id for row in failed], [], TransferStatus.FAILED),
             messages.CheckinUpdated,
         )
         _paid([row.id for row in failed])
@@ -274,7 +287,7 @@ def _report_stock(host: Host, peer: Peer, rows: list[IncomingTransfer], budget: 
             continue
         if not budget.left:
             return
-        message = messages.CloneComplete(row.source_transfer_id, row.id, row.store_id)
+        message = messages.CloneComplete(row.source_id, row.id, row.store)
         answer = peer.post("clone/complete", message)
         if not 200 <= answer.status < 300:
             # 406: it has ended there, usually because our first report arrived and its answer was lost. 400: it knows
@@ -296,7 +309,7 @@ def _paid(ids: list[int]) -> None:
 
 def tidy(host: Host) -> None:
     """Remove the staging places of transfers that have ended and are told; a place that others still use keeps them."""
-    ended = (_IN.status >= SQL("3")) & (_IN.staging_id.is_null(False)) & ~((_IN.owed == Owed.FAILURE))
+    ended = (_IN.status >= SQL("3")) & (_IN.staging_id.is_null(False)) & ~(_IN.owed == Owed.FAILURE)
     stores = {row.id: row for row in places.in_order(host)}
     for staging_id, store_id in _IN.select(_IN.staging_id, _IN.store).where(ended).distinct().tuples():
         row = stores.get(store_id)
@@ -347,12 +360,11 @@ def staged_files() -> int:
     return int(_IN.select(fn.COUNT(_IN.id)).where(_IN.status == SQL("2")).scalar())
 
 
-def plan(host: Host) -> list[str]:
+def plan(host: Host) -> Iterator[str]:
     """What a run would take in and report, a line each."""
-    lines = []
     for row in places.in_order(host):
         staged = _IN.select(_IN.name, _IN.size, _IN.source).where(_IN.store == row.id, _IN.status == SQL("2"))
         for name, size, source in staged.order_by(_IN.id).tuples().iterator():
-            lines.append(f"{names.shown(name)} ({size} bytes) from {source or 'an ingest'} into {row.name}")
-    owed = _IN.select(_IN.source, fn.COUNT(_IN.id)).where(owing(_IN)).group_by(_IN.source).tuples()
-    return lines + [f"tell {source} about {count} transfers" for source, count in owed]
+            yield f"{names.shown(name)} ({size} bytes) from {source or 'an ingest'} into {row.name}"
+    for source, count in _IN.select(_IN.source, fn.COUNT(_IN.id)).where(owing(_IN)).group_by(_IN.source).tuples():
+        yield f"tell {source} about {count} transfers"

@@ -57,7 +57,9 @@ def add(host: Host, name: str, url: str, port: int | None, authenticator: str, e
     if not (user and colon and password):
         raise Refused(why="the authenticator has not the form USER:PASSWORD", how="Give --authenticator USER:PASSWORD.")
     if not authenticator.isascii():
-        raise Refused(why="the authenticator holds non-ASCII characters, which stock librarians refuse", how="Change it.")
+        raise Refused(
+            why="the authenticator holds non-ASCII characters, which stock librarians refuse", how="Change it."
+        )
     if name == host.settings.name:
         raise Refused(why=f"'{name}' is this librarian itself", how="Give the other librarian's name.")
     with writing("add librarian"):
@@ -84,18 +86,18 @@ def add(host: Host, name: str, url: str, port: int | None, authenticator: str, e
 def remove(name: str) -> None:
     """Take a neighbour off the list; what was sent to it, and what is under way, stays remembered."""
     with writing("remove librarian"):
-        if not Librarian.update(removed=True, authenticator=None).where(
-            Librarian.name == name, ~Librarian.removed
-        ).execute():
+        if (
+            not Librarian.update(removed=True, authenticator=None)
+            .where(Librarian.name == name, ~Librarian.removed)
+            .execute()
+        ):
             raise UnknownLibrarian(name=name)
 
 
 def set_transfers(name: str, enabled: bool) -> None:
     """Switch sending to a neighbour on or off; what is in flight is still settled."""
     with writing("switch librarian"):
-        if not Librarian.update(transfers_enabled=enabled).where(
-            Librarian.name == name, ~Librarian.removed
-        ).execute():
+        if not Librarian.update(transfers_enabled=enabled).where(Librarian.name == name, ~Librarian.removed).execute():
             raise UnknownLibrarian(name=name)
 
 

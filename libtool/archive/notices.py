@@ -23,9 +23,9 @@ def trouble(host: Host, tally: Tally, subject: str, kind: str, text: str, *, at_
         lasted = (now - fault.first_time).total_seconds()
         due = at_once or lasted >= host.settings.notice_after
         tell = due if fault.told_time is None else now - fault.told_time >= REMINDER
-        Fault.update(
-            text=text, last_time=now, count=Fault.count + 1, told_time=now if tell else fault.told_time
-        ).where(Fault.id == fault.id).execute()
+        Fault.update(text=text, last_time=now, count=Fault.count + 1, told_time=now if tell else fault.told_time).where(
+            Fault.id == fault.id
+        ).execute()
     if tell:
         since = f" (for {show_span(lasted)})" if lasted >= 1 else ""
         tally.lines.append(f"{subject}: {text}{since}")

@@ -33,10 +33,7 @@ def _mine(caller: Caller) -> Expression:
 def completed(host: Host, caller: Caller, message: CloneComplete) -> None:
     """One transfer is verified and stored at its destination."""
     row = (
-        _OUT.select(_OUT, Librarian)
-        .join(Librarian)
-        .where(_OUT.id == message.source_transfer_id, _mine(caller))
-        .first()
+        _OUT.select(_OUT, Librarian).join(Librarian).where(_OUT.id == message.source_transfer_id, _mine(caller)).first()
     )
     if row is None:
         raise NoSuchTransfer()
@@ -57,10 +54,16 @@ def reported(host: Host, caller: Caller, message: Report) -> dict[int, bool]:
     asked = [each.source_transfer_id for each in (*message.completed, *message.failed)]
     known: dict[int, str] = {}
     for piece in portions(asked, _PIECE):
-        rows = _OUT.select(_OUT.id, File.checksum).join(File).where(_OUT.id << piece, _OUT.destination == destination.id)
+        rows = (
+            _OUT.select(_OUT.id, File.checksum).join(File).where(_OUT.id << piece, _OUT.destination == destination.id)
+        )
         known.update(rows.tuples())
     stored = []
-    failed = {each.source_transfer_id: each.reason or "no reason given" for each in message.failed if each.source_transfer_id in known}
+    failed = {
+        each.source_transfer_id: each.reason or "no reason given"
+        for each in message.failed
+        if each.source_transfer_id in known
+    }
     for each in message.completed:
         if each.source_transfer_id in known:
             if digest.same(known[each.source_transfer_id], each.checksum):

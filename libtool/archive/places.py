@@ -22,7 +22,9 @@ def register(host: Host, accept: tuple[str, ...] = ()) -> list[str]:
         host.store(row).set_up(known=wanted.store_name in known and wanted.store_name not in accept)
         if wanted.store_name not in known:
             with writing("register store"):
-                StoreRow.insert(name=wanted.store_name, kind=wanted.store_type, enabled=True).on_conflict_ignore().execute()
+                StoreRow.insert(
+                    name=wanted.store_name, kind=wanted.store_type, enabled=True
+                ).on_conflict_ignore().execute()
             new.append(wanted.store_name)
     return new
 

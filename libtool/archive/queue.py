@@ -51,7 +51,11 @@ def consume(host: Host, budget: Budget, tally: Tally, progress: Progress | None 
             text = f"queue item {item.id} needs the carrier '{item.mover}', which this node does not have (any more)"
             notices.trouble(host, tally, f"queue item {item.id}", "carrier", text, at_once=True)
             continue
-        if mover.asynchronous and item.status is QueueStatus.QUEUED and _in_flight(host) >= host.settings.max_async_inflight_transfers:
+        if (
+            mover.asynchronous
+            and item.status is QueueStatus.QUEUED
+            and _in_flight(host) >= host.settings.max_async_inflight_transfers
+        ):
             continue
         shipped = ship(host, item, mover, tally)
         if progress is not None:
@@ -134,14 +138,14 @@ def ship(host: Host, item: SendQueue, mover: Mover, tally: Tally) -> int:
 
 def _files(item: SendQueue) -> list[OutgoingTransfer]:
     """The live transfers of an item with their files, in order."""
-    return list(
-        _OUT.select(_OUT, File).join(File).where(_OUT.queue == item.id, live(_OUT)).order_by(_OUT.id)
-    )
+    return list(_OUT.select(_OUT, File).join(File).where(_OUT.queue == item.id, live(_OUT)).order_by(_OUT.id))
 
 
 def _items(host: Host, files: Sequence[OutgoingTransfer]) -> list[Item]:
     """What a carrier must know of them."""
-    stores = {row.id: host.store(row) for row in StoreRow.select().where(StoreRow.id << {each.store_id for each in files})}
+    stores = {
+        row.id: host.store(row) for row in StoreRow.select().where(StoreRow.id << {each.store_id for each in files})
+    }
     return [
         Item(
             stores[each.store_id].path(each.file.name),
@@ -171,7 +175,9 @@ def _sort_out_unreadable(host: Host, item: SendQueue, tally: Tally) -> None:
         with writing("unreadable"):
             attempts.fail(bad, host.now(), tell=True)
         for id, why in bad.items():
-            tally.problem(f"'{names.shown(called[id])}' was not sent: {why}. Run 'libtool validate-file' on it, or restore it.")
+            tally.problem(
+                f"'{names.shown(called[id])}' was not sent: {why}. Run 'libtool validate-file' on it, or restore it."
+            )
 
 
 def _claim(host: Host, item: SendQueue, ticket: object) -> bool:
@@ -205,7 +211,12 @@ def _refused(host: Host, item: SendQueue, trouble: CarrierRefused, tally: Tally)
 def _end(host: Host, item: SendQueue, status: QueueStatus, reason: str | None, report: str | None = None) -> None:
     """Close an item; transfers of it that are still live become failed attempts."""
     with writing("queue item ended"):
-        left = [row.id for row in _OUT.select(_OUT.id).where(_OUT.queue == item.id, live(_OUT), _OUT.status == TransferStatus.ONGOING, _OUT.owed == Owed.NOTHING)]
+        left = [
+            row.id
+            for row in _OUT.select(_OUT.id).where(
+                _OUT.queue == item.id, live(_OUT), _OUT.status == TransferStatus.ONGOING, _OUT.owed == Owed.NOTHING
+            )
+        ]
         if left:
             attempts.fail(dict.fromkeys(left, reason or "its task ended without it"), host.now(), tell=True)
         SendQueue.update(status=status, end_time=host.now(), reason=reason, report=report).where(
@@ -266,9 +277,9 @@ def learn(host: Host, item: SendQueue, mover: Mover, tally: Tally) -> None:
         _OUT.update(owed=Owed.STAGED).where(_OUT.id << arrived, _OUT.status == TransferStatus.ONGOING).execute()
         attempts.fail(failed, now, tell=True)
         attempts.fail(passing, now, tell=True, counts=False, again=now + attempts.FIRST_DELAY)
-        SendQueue.update(
-            status=QueueStatus.COMPLETED, end_time=now, report=json.dumps(dict(progress.report))
-        ).where(SendQueue.id == item.id, waiting()).execute()
+        SendQueue.update(status=QueueStatus.COMPLETED, end_time=now, report=json.dumps(dict(progress.report))).where(
+            SendQueue.id == item.id, waiting()
+        ).execute()
     notices.over(host, tally, subject, "task")
     called = {each.id: each.file.name for each in files}
     for id, why in failed.items():
@@ -324,16 +335,21 @@ def _report_staged(
             .where(_OUT.destination == destination.id, owing(_OUT), _OUT.owed == Owed.STAGED)
             .order_by(_OUT.id)
             .limit(REPORT)
+            .tuples()
         )
         if not rows:
             return
-        remote = {row.remote_id: row.id for row in rows}
+        remote = {number: id for id, number in rows}
         if peer.can(features.BATCH):
-            pairs = [messages.Pair(row.id, row.remote_id) for row in rows]
+            pairs = [messages.Pair(id, number) for id, number in rows]
             states = peer.ask("libtool/clone/staged", messages.Staged(pairs), messages.StagedAnswer).states
         else:
             states = _stock_states(peer, list(remote))
-        taken = [id for number, id in remote.items() if states.get(number) in (TransferStatus.STAGED, TransferStatus.COMPLETED)]
+        taken = [
+            id
+            for number, id in remote.items()
+            if states.get(number) in (TransferStatus.STAGED, TransferStatus.COMPLETED)
+        ]
         lost = {id: _lost(states.get(number)) for number, id in remote.items() if id not in set(taken)}
         with writing("reported staged"):
             _OUT.update(status=TransferStatus.STAGED, owed=Owed.NOTHING).where(
@@ -359,14 +375,14 @@ def _lost(state: TransferStatus | None) -> str:
 def _stock_states(peer: Peer, ids: list[int]) -> dict[int, TransferStatus | None]:
     """Mark as STAGED at a stock librarian, then ask about those that it would not move."""
     answer = peer.ask("checkin/update", messages.CheckinUpdate([], ids, TransferStatus.STAGED), messages.CheckinUpdated)
-    states: dict[int, TransferStatus | None] = dict.fromkeys(answer.modified_destination_transfer_ids, TransferStatus.STAGED)
+    states: dict[int, TransferStatus | None] = dict.fromkeys(
+        answer.modified_destination_transfer_ids, TransferStatus.STAGED
+    )
     rest = [id for id in ids if id not in states]
     if rest:
         found = peer.ask("checkin/status", messages.CheckinStatus([], rest), messages.CheckinStatuses)
         states.update(found.destination_transfer_status)
     return states
-
-
 
 
 # -- looking ------------------------------------------------------------------------------------------------------
@@ -378,20 +394,18 @@ def queued_files() -> int:
     return int(SendQueue.select(fn.COALESCE(fn.SUM(SendQueue.files), 0)).where(waits, waiting()).scalar())
 
 
-def plan_consume() -> list[str]:
+def plan_consume() -> Iterator[str]:
     """What a run would ship, a line each."""
-    rows = SendQueue.select(SendQueue, Librarian).join(Librarian).where(waiting(), SendQueue.status < QueueStatus.IN_FLIGHT)
-    return [
-        f"item {row.id}: {row.files} files, {row.size} bytes → {row.destination.name} by {row.mover}"
-        for row in rows.order_by(SendQueue.id)
-    ]
+    rows = SendQueue.select(SendQueue, Librarian).join(Librarian)
+    for row in rows.where(waiting(), SendQueue.status < QueueStatus.IN_FLIGHT).order_by(SendQueue.id):
+        yield f"item {row.id}: {row.files} files, {row.size} bytes → {row.destination.name} by {row.mover}"
 
 
-def plan_check() -> list[str]:
+def plan_check() -> Iterator[str]:
     """What a run would ask about and report, a line each."""
-    flying = SendQueue.select(SendQueue, Librarian).join(Librarian).where(waiting(), SendQueue.status == QueueStatus.IN_FLIGHT)
-    lines = [f"item {row.id}: ask {row.mover} about {row.files} files to {row.destination.name}" for row in flying]
-    owed = (
-        _OUT.select(Librarian.name, fn.COUNT(_OUT.id)).join(Librarian).where(owing(_OUT)).group_by(Librarian.name).tuples()
-    )
-    return lines + [f"tell {name} about {count} transfers" for name, count in owed]
+    flying = SendQueue.select(SendQueue, Librarian).join(Librarian)
+    for row in flying.where(waiting(), SendQueue.status == QueueStatus.IN_FLIGHT).order_by(SendQueue.id):
+        yield f"item {row.id}: ask {row.mover} about {row.files} files to {row.destination.name}"
+    owed = _OUT.select(Librarian.name, fn.COUNT(_OUT.id)).join(Librarian).where(owing(_OUT))
+    for name, count in owed.group_by(Librarian.name).tuples():
+        yield f"tell {name} about {count} transfers"

@@ -72,7 +72,9 @@ def stage(host: Host, caller: Caller, request: BatchStage, *, stock: bool) -> Ba
     if request.source != caller.name and not caller.admin:
         raise Denied()
     if len(request.uploads) > host.settings.max_batch_items:
-        raise TooLarge(why=f"{len(request.uploads)} files in one request; at most {host.settings.max_batch_items} are taken")
+        raise TooLarge(
+            why=f"{len(request.uploads)} files in one request; at most {host.settings.max_batch_items} are taken"
+        )
     if request.total_size < 0 or any(item.upload_size < 0 for item in request.uploads):
         raise Refused(why="a file cannot have a negative size", how="Check the sizes.")
     usable = places.ingestible(host)
@@ -207,7 +209,9 @@ def _sort(request: BatchStage, limit: int) -> _Sorting:
     _sort_out_live(request.source, wanted, sorting)
     for name in clashing(wanted):
         item = wanted.pop(name)
-        sorting.refuse(item, CONFLICT, f"'{names.shown(name)}' is a directory in the way of other files, or lies in a file")
+        sorting.refuse(
+            item, CONFLICT, f"'{names.shown(name)}' is a directory in the way of other files, or lies in a file"
+        )
     sorting.fresh = list(wanted.values())
     return sorting
 
@@ -290,9 +294,7 @@ def clashing(wanted: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(clashing))
 
 
-def _place(
-    usable: list[tuple[StoreRow, Any]], sorting: _Sorting
-) -> tuple[StoreRow | None, Any, list[UploadItem]]:
+def _place(usable: list[tuple[StoreRow, Any]], sorting: _Sorting) -> tuple[StoreRow | None, Any, list[UploadItem]]:
     """The first store that takes the whole rest, else the one that takes most of it; what does not fit is refused."""
     if not usable:
         return None, None, []

@@ -25,7 +25,9 @@ def prepare(host: Host, caller: Caller, name: str, librarian: str) -> tuple[File
         raise Denied()
     file = File.get_or_none(File.name == name)
     known = file is not None and (
-        RemoteInstance.select().where(RemoteInstance.file == file.id, RemoteInstance.librarian == destination.id).exists()
+        RemoteInstance.select()
+        .where(RemoteInstance.file == file.id, RemoteInstance.librarian == destination.id)
+        .exists()
         or _OUT.select().where(_OUT.file == file.id, _OUT.destination == destination.id).exists()
     )
     if file is None or not known:

@@ -18,7 +18,9 @@ PRUNE = 1000
 
 
 @contextmanager
-def recorded(host: Host, command: str, target: str, tally: Tally, code: Callable[[BaseException], int]) -> Iterator[None]:
+def recorded(
+    host: Host, command: str, target: str, tally: Tally, code: Callable[[BaseException], int]
+) -> Iterator[None]:
     """Record one run of a task, also when it ends with an exception (``code`` tells its exit code).
 
     A run without work is only counted in the row of the run before it, if that had none either.
@@ -61,9 +63,11 @@ def prune(host: Host) -> None:
     """Forget a small portion of what ended longer ago than ``history_days``; what is known of copies is never touched."""
     before = host.now() - timedelta(days=host.settings.history_days)
     for table in (OutgoingTransfer, IncomingTransfer):
-        old = table.select(table.id).where(
-            table.status >= SQL("3"), table.end_time < before, table.owed == 0
-        ).limit(PRUNE)
+        old = (
+            table.select(table.id)
+            .where(table.status >= SQL("3"), table.end_time < before, table.owed == 0)
+            .limit(PRUNE)
+        )
         ids = [row.id for row in old]
         if ids:
             with writing("prune"):
@@ -78,7 +82,9 @@ def prune(host: Host) -> None:
     if items:
         with writing("prune"):
             SendQueue.delete().where(SendQueue.id << items).execute()
-    runs = [row.id for row in TaskRun.select(TaskRun.id).where(TaskRun.ended < before).order_by(TaskRun.id).limit(PRUNE)]
+    runs = [
+        row.id for row in TaskRun.select(TaskRun.id).where(TaskRun.ended < before).order_by(TaskRun.id).limit(PRUNE)
+    ]
     if runs:
         with writing("prune"):
             TaskRun.delete().where(TaskRun.id << runs).execute()

@@ -7,7 +7,7 @@ source's number of a transfer is its identity: a repeated request gets the same 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -99,7 +99,10 @@ def send(
             full = stage(host, destination, peer, offers, wish, tally) or full
             if progress is not None:
                 progress(tally.done - done)
-        if peer is None and _OUT.select().where(_OUT.destination == destination.id, owing(_OUT), _OUT.owed == Owed.FAILURE).exists():
+        if (
+            peer is None
+            and _OUT.select().where(_OUT.destination == destination.id, owing(_OUT), _OUT.owed == Owed.FAILURE).exists()
+        ):
             peer = host.peer(destination)
             tell_failures(host, destination, peer)
         if peer is not None:
@@ -123,7 +126,9 @@ def send(
 
 def waiting(destination: Librarian) -> int:
     """How many transfers are written down and not staged at a destination."""
-    return int(_OUT.select(fn.COUNT(_OUT.id)).where(_OUT.destination == destination.id, _OUT.status == SQL("0")).scalar())
+    return int(
+        _OUT.select(fn.COUNT(_OUT.id)).where(_OUT.destination == destination.id, _OUT.status == SQL("0")).scalar()
+    )
 
 
 # -- choosing -----------------------------------------------------------------------------------------------------
@@ -172,17 +177,13 @@ def _lacking(destination: Librarian, wish: Wish, now: datetime) -> Expression:
 
 
 def _not_live(destination: Librarian) -> Expression:
-    return ~fn.EXISTS(
-        _OUT.select(SQL("1")).where(_OUT.file == File.id, _OUT.destination == destination.id, live(_OUT))
-    )
+    return ~fn.EXISTS(_OUT.select(SQL("1")).where(_OUT.file == File.id, _OUT.destination == destination.id, live(_OUT)))
 
 
 def _readable() -> Expression:
     """An available copy in an enabled store."""
     return fn.EXISTS(
-        Instance.select(SQL("1"))
-        .join(StoreRow)
-        .where(Instance.file == File.id, Instance.available, StoreRow.enabled)
+        Instance.select(SQL("1")).join(StoreRow).where(Instance.file == File.id, Instance.available, StoreRow.enabled)
     )
 
 
@@ -201,11 +202,7 @@ def _insert(condition: Expression, limit: int, destination: Librarian, now: date
 def _settled_upto(upto: int, now: datetime) -> int:
     """The last id of which surely no smaller one can still appear."""
     young = (
-        File.select(File.id)
-        .where(File.id > upto, File.create_time > now - SETTLED)
-        .order_by(File.id)
-        .limit(1)
-        .scalar()
+        File.select(File.id).where(File.id > upto, File.create_time > now - SETTLED).order_by(File.id).limit(1).scalar()
     )
     return int(young) - 1 if young is not None else int(File.select(fn.MAX(File.id)).scalar() or 0)
 
@@ -246,9 +243,7 @@ def _offers(destination: Librarian, after: int, limit: int, now: datetime) -> li
 # -- staging ------------------------------------------------------------------------------------------------------
 
 
-def stage(
-    host: Host, destination: Librarian, peer: Peer, offers: list[Offer], wish: Wish, tally: Tally
-) -> bool:
+def stage(host: Host, destination: Librarian, peer: Peer, offers: list[Offer], wish: Wish, tally: Tally) -> bool:
     """Ask for places for one batch and queue what got one; returns whether the destination has no more room."""
     request = messages.BatchStage(
         uploads=[
@@ -274,7 +269,11 @@ def _stage_stock(
     tally: Tally,
 ) -> bool:
     """The same with a stock librarian, which answers for a whole batch: take out what it objects to and ask again."""
-    long = {offer.id: "stock librarians keep names of at most 256 characters" for offer in offers if len(offer.name) > STOCK_NAME}
+    long = {
+        offer.id: "stock librarians keep names of at most 256 characters"
+        for offer in offers
+        if len(offer.name) > STOCK_NAME
+    }
     _park(host, destination, long, tally)
     left = {offer.id: offer for offer in offers if offer.id not in long}
     for _ in range(4):
@@ -295,7 +294,9 @@ def _stage_stock(
                 tally.wait(_said(left[id], destination, "it is under way there already"))
         elif answer.status == 413:
             tally.postponed += len(left)
-            notices.trouble(host, tally, f"librarian {destination.name}", "room", "it has no room for what waits for it")
+            notices.trouble(
+                host, tally, f"librarian {destination.name}", "room", "it has no room for what waits for it"
+            )
             return True
         elif 200 <= answer.status < 300:
             notices.over(host, tally, f"librarian {destination.name}", "room")
@@ -332,7 +333,9 @@ def _take_stock_answer(
     full = _take_answer(host, destination, peer, offers, staged, wish, tally)
     if left_out:
         with writing("left out"):
-            attempts.fail(dict.fromkeys((offer.id for offer in left_out), "it was left out of the answer"), host.now(), tell=False)
+            attempts.fail(
+                dict.fromkeys((offer.id for offer in left_out), "it was left out of the answer"), host.now(), tell=False
+            )
         for offer in left_out:
             tally.problem(_said(offer, destination, "it left this file out of its answer without a reason"))
     ours = [item.destination_transfer_id for item in staged.uploads]
@@ -341,9 +344,7 @@ def _take_stock_answer(
     return full
 
 
-def _settle_present(
-    host: Host, destination: Librarian, peer: Peer, offers: list[Offer], tally: Tally
-) -> None:
+def _settle_present(host: Host, destination: Librarian, peer: Peer, offers: list[Offer], tally: Tally) -> None:
     """A stock librarian says that it has these: look what it has, and record it if that is the same."""
     present: list[tuple[int, int]] = []
     different: dict[int, str] = {}
@@ -383,7 +384,11 @@ def _take_answer(
     by_id = {offer.id: offer for offer in offers}
     now = host.now()
     refused = [item for item in answer.refused if item.source_transfer_id in by_id]
-    have = [(item.source_transfer_id, item.store_id) for item in refused if item.code == messages.HAVE and item.store_id is not None]
+    have = [
+        (item.source_transfer_id, item.store_id)
+        for item in refused
+        if item.code == messages.HAVE and item.store_id is not None
+    ]
     if have:
         with writing("present"):
             attempts.complete(destination, [(id, store) for id, store in have if store is not None], now)
@@ -451,7 +456,9 @@ def _queue(
         for offer, _ in going:
             by_store.setdefault(copies[offer.file], []).append(offer.id)
         for store, ids in by_store.items():
-            _OUT.update(store=store, queue=queue, not_before=None, reason=None).where(_OUT.id << ids, live(_OUT)).execute()
+            _OUT.update(store=store, queue=queue, not_before=None, reason=None).where(
+                _OUT.id << ids, live(_OUT)
+            ).execute()
         if unreadable:
             attempts.fail(unreadable, now, tell=True, counts=False, again=now + attempts.FIRST_DELAY)
         if refused:
@@ -521,7 +528,9 @@ def _wait(reasons: dict[int, str], until: datetime | None) -> None:
     with writing("wait"):
         for reason in set(reasons.values()):
             same = [id for id, why in reasons.items() if why == reason]
-            _OUT.update(not_before=until, reason=reason[:1000]).where(_OUT.id << same, _OUT.status == SQL("0")).execute()
+            _OUT.update(not_before=until, reason=reason[:1000]).where(
+                _OUT.id << same, _OUT.status == SQL("0")
+            ).execute()
 
 
 def _said(offer: Offer, destination: Librarian, why: str) -> str:
@@ -545,15 +554,20 @@ def tell_failures(host: Host, destination: Librarian, peer: Peer) -> None:
         ids = [row.remote_id for row in rows if row.remote_id is not None]
         peer.ask("checkin/update", messages.CheckinUpdate([], ids, TransferStatus.FAILED), messages.CheckinUpdated)
         with writing("failure told"):
-            _OUT.update(owed=Owed.NOTHING).where(_OUT.id << [row.id for row in rows], _OUT.owed == Owed.FAILURE).execute()
+            _OUT.update(owed=Owed.NOTHING).where(
+                _OUT.id << [row.id for row in rows], _OUT.owed == Owed.FAILURE
+            ).execute()
 
 
-
-def plan(host: Host, destination: Librarian, wish: Wish) -> list[str]:
+def plan(host: Host, destination: Librarian, wish: Wish) -> Iterator[str]:
     """What a run would stage, a line each; nothing is changed and nobody is asked."""
     now = host.now()
-    offered = [offer.name for offer in _offers(destination, 0, wish.batch, now)]
-    for condition in (_due_again(destination, now), _lacking(destination, wish, now)):
-        query = File.select(File.name).where(condition).order_by(File.id)
-        offered += [name for (name,) in query.tuples().iterator()]
-    return [f"{names.shown(name)} → {destination.name}" for name in offered]
+    written = File.select(File.name).join(_OUT, on=(_OUT.file == File.id))
+    written = written.where(_OUT.destination == destination.id, _OUT.status == SQL("0")).order_by(_OUT.id)
+    chosen = [
+        File.select(File.name).where(which).order_by(File.id)
+        for which in (_due_again(destination, now), _lacking(destination, wish, now))
+    ]
+    for query in (written, *chosen):
+        for (name,) in query.tuples().iterator():
+            yield f"{names.shown(name)} → {destination.name}"

@@ -13,9 +13,18 @@ from libtool.node import Node
 
 @click.command()
 @click.option("--name", required=True, metavar="N", help="Its name, as in its own configuration.")
-@click.option("--url", required=True, metavar="U", help="http(s)://host[/path], or exec:///path/to/config.yaml on this machine.")
-@click.option("--port", type=click.IntRange(1, 65535), metavar="P", help="Its port; default 443 for https, 80 for http.")
-@click.option("--authenticator", required=True, metavar="USER:PASSWORD", help="Our account there; '-' reads it from standard input, file:PATH, env:VAR and so on look it up.")
+@click.option(
+    "--url", required=True, metavar="U", help="http(s)://host[/path], or exec:///path/to/config.yaml on this machine."
+)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), metavar="P", help="Its port; default 443 for https, 80 for http."
+)
+@click.option(
+    "--authenticator",
+    required=True,
+    metavar="USER:PASSWORD",
+    help="Our account there; '-' reads it from standard input, file:PATH, env:VAR and so on look it up.",
+)
 @click.option("--do-not-check-connection", is_flag=True, help="Register it without asking it for a sign of life.")
 @click.option("--allow-plain-http", is_flag=True, help="Accept that passwords travel unencrypted.")
 @dry_run
@@ -36,7 +45,9 @@ def add_librarian(
     """
     secret, literal = credentials.resolve(authenticator, "authenticator")
     if literal:
-        frame.tell("warning: the password is in the shell's history and was in the process list; better give '-' or file:PATH")
+        frame.tell(
+            "warning: the password is in the shell's history and was in the process list; better give '-' or file:PATH"
+        )
     with frame.open() as node:
         librarians.check_url(url, port, local=True, allow_plain_http=allow_plain_http)
         port = port if port is not None else _usual_port(url)

@@ -32,9 +32,23 @@ _MARK = "made by libtool demo"
 
 
 @click.command()
-@click.option("--dir", "directory", default="libtool-demo", show_default=True, type=click.Path(file_okay=False), help="Where the two librarians are made.")
-@click.option("--from", "source", type=click.Path(exists=True, file_okay=False), help="Send every file below this directory; it is only read.")
-@click.option("--files", default=200, show_default=True, type=click.IntRange(1, 10**7), help="Without --from: make so many.")
+@click.option(
+    "--dir",
+    "directory",
+    default="libtool-demo",
+    show_default=True,
+    type=click.Path(file_okay=False),
+    help="Where the two librarians are made.",
+)
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, file_okay=False),
+    help="Send every file below this directory; it is only read.",
+)
+@click.option(
+    "--files", default=200, show_default=True, type=click.IntRange(1, 10**7), help="Without --from: make so many."
+)
 @pass_frame
 def demo(frame: Frame, directory: str, source: str | None, files: int) -> int:
     """Make two librarians, a and b, in a directory, and clone real files from a to b.
@@ -120,7 +134,10 @@ class Stage:
             os.makedirs(self.place(name), exist_ok=True)
         with open(mark, "w", encoding="utf-8") as stream:
             stream.write(f"{_MARK} {__version__}\n")
-        self._write("b", f"asynchronous_transfer_manager_data: {{local: {{available: true, hostnames: [{_quoted(socket.gethostname())}]}}}}")
+        self._write(
+            "b",
+            f"asynchronous_transfer_manager_data: {{local: {{available: true, hostnames: [{_quoted(socket.gethostname())}]}}}}",
+        )
         self._write(
             "a",
             "ingestible: true",

@@ -19,11 +19,19 @@ from libtool.states import DeletionPolicy
 @click.command()
 @click.argument("path", type=click.Path())
 @click.argument("name", required=False)
-@click.option("--recursive", is_flag=True, help="Every file below PATH becomes a file of its own, named relative to PATH.")
+@click.option(
+    "--recursive", is_flag=True, help="Every file below PATH becomes a file of its own, named relative to PATH."
+)
 @click.option("--move/--copy", "move", default=False, help="Take the original away once it is stored; default: copy.")
 @click.option("--store", metavar="STORE", help="Into this store; default: the first that may be filled.")
 @click.option("--uploader", metavar="WHO", help="Who is remembered as its uploader; default: the login name.")
-@click.option("--deletion-policy", type=click.Choice(["allowed", "disallowed"], case_sensitive=False), default="allowed", show_default=True, help="Whether this copy may ever be deleted.")
+@click.option(
+    "--deletion-policy",
+    type=click.Choice(["allowed", "disallowed"], case_sensitive=False),
+    default="allowed",
+    show_default=True,
+    help="Whether this copy may ever be deleted.",
+)
 @dry_run
 @pass_frame
 def ingest(

@@ -24,7 +24,7 @@ def retry(frame: Frame, librarian: str, file: str | None, dry_run: bool) -> None
             return
         freed = attempts.free(destination, file, node.now())
         if file is not None and not freed:
-            raise Refused(why=f"'{shown(file)}' does not wait for {librarian}", how="'libtool status' shows how many do.")
+            raise Refused(
+                why=f"'{shown(file)}' does not wait for {librarian}", how="'libtool status' shows how many do."
+            )
         frame.say(f"{freed} files will be tried again at {librarian}")
-
-

@@ -18,7 +18,13 @@ from libtool.units import parse_time, show_time
 @click.option("-s", "--source", metavar="LIBRARIAN", help="Only what came from this librarian.")
 @click.option("--create-time-start", metavar="TIME", help="Only what came in at this time or later (ISO 8601, UTC).")
 @click.option("--create-time-end", metavar="TIME", help="Only what came in at this time or earlier.")
-@click.option("--max-results", type=click.IntRange(min=1), default=64, show_default=True, help="At most so many, the newest first.")
+@click.option(
+    "--max-results",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="At most so many, the newest first.",
+)
 @with_format
 @pass_frame
 def search_files(
@@ -51,13 +57,19 @@ def search_files(
                 "instances": [
                     {
                         "store": copy.store.name,
-                        "path": node.store(copy.store).path(file.name) if node.settings.store(copy.store.name) else None,
+                        "path": node.store(copy.store).path(file.name)
+                        if node.settings.store(copy.store.name)
+                        else None,
                         "available": copy.available,
                     }
                     for copy in copies.get(file.id, [])
                 ],
                 "remote_instances": [
-                    {"librarian": copy.librarian.name, "store_id": copy.store_id, "copy_time": show_time(copy.copy_time)}
+                    {
+                        "librarian": copy.librarian.name,
+                        "store_id": copy.store_id,
+                        "copy_time": show_time(copy.copy_time),
+                    }
                     for copy in remote.get(file.id, [])
                 ],
             }
@@ -66,7 +78,8 @@ def search_files(
     flat = [
         row
         | {
-            "here": ", ".join(copy["store"] + ("" if copy["available"] else " (deleted)") for copy in row["instances"]) or None,
+            "here": ", ".join(copy["store"] + ("" if copy["available"] else " (deleted)") for copy in row["instances"])
+            or None,
             "elsewhere": ", ".join(copy["librarian"] for copy in row["remote_instances"]) or None,
         }
         for row in rows

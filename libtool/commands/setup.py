@@ -9,7 +9,13 @@ from libtool.commands.words import Frame, dry_run, pass_frame
 
 
 @click.command()
-@click.option("--accept-store", "accepted", multiple=True, metavar="STORE", help="Set up a known store anew although its directory is empty.")
+@click.option(
+    "--accept-store",
+    "accepted",
+    multiple=True,
+    metavar="STORE",
+    help="Set up a known store anew although its directory is empty.",
+)
 @dry_run
 @pass_frame
 def setup(frame: Frame, accepted: tuple[str, ...], dry_run: bool) -> None:
@@ -39,4 +45,6 @@ def _tell(frame: Frame) -> None:
     found = settings.load(settings.find(frame.config))
     print(f"database {found.database}: create it, or bring it up to date")
     for store in found.add_stores:
-        print(f"store {store.store_name}: {found.path(store.store_data.staging_path)}, {found.path(store.store_data.store_path)}")
+        print(
+            f"store {store.store_name}: {found.path(store.store_data.staging_path)}, {found.path(store.store_data.store_path)}"
+        )

@@ -11,9 +11,21 @@ from libtool.commands.words import Frame, pass_frame, show, with_format
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="For monitors: exit 1 when something is stuck, 3 when something failed or waits for a person.")
-@click.option("--waiting", is_flag=True, help="Instead: every file that waits for a destination or for a person, and why.")
-@click.option("--max-results", type=click.IntRange(min=1), default=1000, show_default=True, help="With --waiting: at most so many.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="For monitors: exit 1 when something is stuck, 3 when something failed or waits for a person.",
+)
+@click.option(
+    "--waiting", is_flag=True, help="Instead: every file that waits for a destination or for a person, and why."
+)
+@click.option(
+    "--max-results",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="With --waiting: at most so many.",
+)
 @with_format
 @pass_frame
 def status(frame: Frame, check: bool, waiting: bool, max_results: int) -> int:
@@ -29,9 +41,13 @@ def status(frame: Frame, check: bool, waiting: bool, max_results: int) -> int:
     if frame.format == "json":
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return code
-    print(f"librarian {found['librarian']}: {found['files']} files, {found['instances']} copies here, {found['remote_instances']} elsewhere")
+    print(
+        f"librarian {found['librarian']}: {found['files']} files, {found['instances']} copies here, {found['remote_instances']} elsewhere"
+    )
     for word in ("outgoing", "incoming", "send_queue"):
-        counts = ", ".join(f"{count} {state.lower().replace('_', ' ')}" for state, count in found[word].items() if count)
+        counts = ", ".join(
+            f"{count} {state.lower().replace('_', ' ')}" for state, count in found[word].items() if count
+        )
         print(f"{word.replace('_', ' ')}: {counts or 'nothing'}")
     if found["destinations"]:
         print()

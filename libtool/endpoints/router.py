@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-import peewee
-
 from libtool.errors import BadRequest, DatabaseBusy, Denied, LibtoolError, NotFound
 from libtool.node import Node
 from libtool.peers import features, passwords
@@ -115,11 +113,13 @@ def answer(node: Node, request: Request) -> Response:
         return Response(endpoint.status, messages.encode(said))
     except LibtoolError as trouble:
         return failure(trouble)
-    except peewee.DatabaseError as trouble:
-        why = (str(trouble).strip().splitlines() or [""])[0]
-        print(f"libtool-callback: database: {why}", file=sys.stderr)
-        return failure(DatabaseBusy(database="of this librarian", why="it is busy or not available"))
-    except Exception as trouble:  # a fault of ours must not show its inside to a peer
+    except Exception as trouble:
+        from libtool.models.base import is_passing
+
+        if is_passing(trouble):
+            print(f"libtool-callback: database: {(str(trouble).strip().splitlines() or [''])[0]}", file=sys.stderr)
+            return failure(DatabaseBusy(database="of this librarian", why="it is busy or not available"))
+        # A fault of ours must not show its inside to a peer.
         place = trouble.__traceback__
         while place is not None and place.tb_next is not None:
             place = place.tb_next

@@ -33,9 +33,7 @@ def file(node: Node, caller: Caller, message: messages.SearchFile) -> list[messa
     return [shown(node, each, copies.get(each.id, []), remote.get(each.id, [])) for each in found]
 
 
-def shown(
-    node: Node, each: File, copies: list[Instance], remote: list[RemoteInstance]
-) -> messages.FoundFile:
+def shown(node: Node, each: File, copies: list[Instance], remote: list[RemoteInstance]) -> messages.FoundFile:
     """One file in the shape of the wire."""
     return messages.FoundFile(
         name=each.name,

@@ -110,7 +110,9 @@ def shown(database: peewee.Database) -> str:
 def is_passing(trouble: BaseException) -> bool:
     """Whether a database error is about the database's state (locked, full, gone) and not about what was asked."""
     text = str(trouble).lower()
-    if isinstance(trouble, peewee.OperationalError) and any(word in text for word in ("no such", "ambiguous", "syntax")):
+    if isinstance(trouble, peewee.OperationalError) and any(
+        word in text for word in ("no such", "ambiguous", "syntax")
+    ):
         return False
     return isinstance(trouble, Busy)
 
@@ -196,7 +198,7 @@ def update_many(table: type[Record], columns: list[str], rows: list[tuple[Any, .
     for start in range(0, len(rows), piece):
         part = rows[start : start + piece]
         database.execute_sql(
-            f'WITH given ({names}) AS (VALUES {", ".join([one] * len(part))}) '
+            f"WITH given ({names}) AS (VALUES {', '.join([one] * len(part))}) "
             f'UPDATE "{name}" SET {sets} FROM given WHERE "{name}"."{columns[0]}" = given."{columns[0]}" AND {only}',
             [value for row in part for value in row],
         )

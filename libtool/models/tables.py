@@ -273,9 +273,5 @@ _In.add_index(_In.index(_In.end_time, where=_In.status >= SQL("3"), name="incomi
 _In.add_index(_In.index(_In.claim, where=(_In.claim.is_null(False)) & live(_In), name="incoming_claimed"))
 
 # The queue, by destination and age.
-SendQueue.add_index(
-    SendQueue.index(SendQueue.destination, SendQueue.id, where=waiting(), name="sendqueue_waiting")
-)
-SendQueue.add_index(
-    SendQueue.index(SendQueue.end_time, where=SendQueue.status >= SQL("3"), name="sendqueue_ended")
-)
+SendQueue.add_index(SendQueue.index(SendQueue.destination, SendQueue.id, where=waiting(), name="sendqueue_waiting"))
+SendQueue.add_index(SendQueue.index(SendQueue.end_time, where=SendQueue.status >= SQL("3"), name="sendqueue_ended"))

@@ -96,4 +96,4 @@ class Mover(ABC):
 
     def cancel(self, ticket: Ticket) -> None:
         """Ask the carrier to stop; what has arrived stays."""
-        return None
+        return

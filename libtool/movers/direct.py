@@ -91,7 +91,11 @@ class DirectMover(Mover):
 
     def poll(self, ticket: Ticket) -> Progress:
         """Done, since it was submitted."""
-        report = {"bytes": ticket.get("bytes", 0), "files": ticket.get("files", 0), "faults": len(ticket.get("failed", {}))}
+        report = {
+            "bytes": ticket.get("bytes", 0),
+            "files": ticket.get("files", 0),
+            "faults": len(ticket.get("failed", {})),
+        }
         return Progress(Stage.DONE, report=report)
 
     def outcomes(self, ticket: Ticket, items: Sequence[Item]) -> list[ItemOutcome]:

@@ -33,7 +33,17 @@ class RsyncMover(DirectMover):
         if item.directory:
             copying.inspect(source)
             source += "/"
-        command = ["rsync", "--archive", "--copy-links", "--no-owner", "--no-group", "--protect-args", "--", source, part]
+        command = [
+            "rsync",
+            "--archive",
+            "--copy-links",
+            "--no-owner",
+            "--no-group",
+            "--protect-args",
+            "--",
+            source,
+            part,
+        ]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode:
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {done.returncode}"]

@@ -47,7 +47,7 @@ class Transport(ABC):
 
     def close(self) -> None:
         """Let the connection go."""
-        return None
+        return
 
 
 @dataclass
@@ -102,7 +102,9 @@ class Peer:
             account = (self.authenticator or "").partition(":")[0]
             return PeerDeniesUs(name=self.name, account=account, endpoint=endpoint)
         if answer.status in _PASSING or not 400 <= answer.status < 500:
-            return PeerUnreachable(name=self.name, why=f"{endpoint} answered {answer.status}: {why or 'no reason given'}")
+            return PeerUnreachable(
+                name=self.name, why=f"{endpoint} answered {answer.status}: {why or 'no reason given'}"
+            )
         return PeerRefused(name=self.name, status=answer.status, why=why or "no reason given", how=how)
 
     def close(self) -> None:
@@ -127,7 +129,9 @@ def read_error(body: bytes) -> tuple[str, str, dict[str, Any]]:
     elif isinstance(detail, dict):
         found = detail
     elif isinstance(detail, list):
-        parts = [f"{'.'.join(map(str, each.get('loc', [])))}: {each.get('msg')}" for each in detail if isinstance(each, dict)]
+        parts = [
+            f"{'.'.join(map(str, each.get('loc', [])))}: {each.get('msg')}" for each in detail if isinstance(each, dict)
+        ]
         return "; ".join(parts[:5]), "", found
     return str(found.get("reason") or ""), str(found.get("suggested_remedy") or ""), found
 

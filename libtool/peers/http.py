@@ -33,7 +33,9 @@ class HttpTransport(Transport):
             ) as reply:
                 content = b"".join(self._bounded(reply))
                 if 300 <= reply.status_code < 400:
-                    raise NoAnswer(f"{self.base} redirects to {reply.headers.get('Location', 'nowhere')}; register that instead")
+                    raise NoAnswer(
+                        f"{self.base} redirects to {reply.headers.get('Location', 'nowhere')}; register that instead"
+                    )
                 found = {name.lower(): value for name, value in reply.headers.items()}
                 return Answer(reply.status_code, found, content)
         except requests.exceptions.RequestException as trouble:

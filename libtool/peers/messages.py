@@ -6,7 +6,7 @@ those who announced it. Decoding checks types, lengths and ranges, so that nothi
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Union
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -71,7 +71,7 @@ class RefusedItem(Struct):
     source_transfer_id: Int
     code: str
     reason: str
-    store_id: Union[Int, None] = None  #: with code "have": the store in which the same content lies already
+    store_id: Int | None = None  #: with code "have": the store in which the same content lies already
 
 
 class BatchStaged(Struct):
@@ -123,8 +123,8 @@ class CheckinStatus(Struct):
 class CheckinStatuses(Struct):
     """By id; null: unknown, or not the caller's."""
 
-    source_transfer_status: dict[Int, Union[TransferStatus, None]] = field(default_factory=dict)
-    destination_transfer_status: dict[Int, Union[TransferStatus, None]] = field(default_factory=dict)
+    source_transfer_status: dict[Int, TransferStatus | None] = field(default_factory=dict)
+    destination_transfer_status: dict[Int, TransferStatus | None] = field(default_factory=dict)
 
 
 class Pair(Struct):
@@ -167,7 +167,7 @@ class Staged(Struct):
 class StagedAnswer(Struct):
     """How far each one has come at the destination, by its number there; null: it knows of no such transfer."""
 
-    states: dict[Int, Union[TransferStatus, None]]
+    states: dict[Int, TransferStatus | None]
 
 
 class Completed(Struct):
@@ -206,10 +206,10 @@ class ReportAnswer(Struct):
 class SearchFile(Struct):
     """``search/file``; all given conditions must hold."""
 
-    name: Union[Text, None] = None
-    create_time_window: Union[list[Union[str, float]], None] = None
-    uploader: Union[Text, None] = None
-    source: Union[Text, None] = None
+    name: Text | None = None
+    create_time_window: list[str | float] | None = None
+    uploader: Text | None = None
+    source: Text | None = None
     max_results: Int = 64
 
 
@@ -220,9 +220,9 @@ class FoundInstance(Struct):
     deletion_policy: int
     created_time: str
     available: bool
-    id: Union[Int, None] = None
-    file_name: Union[str, None] = None
-    store_id: Union[Int, None] = None
+    id: Int | None = None
+    file_name: str | None = None
+    store_id: Int | None = None
 
 
 class FoundRemoteInstance(Struct):
@@ -230,10 +230,10 @@ class FoundRemoteInstance(Struct):
 
     librarian_name: str
     copy_time: str
-    id: Union[Int, None] = None
-    file_name: Union[str, None] = None
-    store_id: Union[Int, None] = None
-    sender: Union[str, None] = None
+    id: Int | None = None
+    file_name: str | None = None
+    store_id: Int | None = None
+    sender: str | None = None
 
 
 class FoundFile(Struct):

@@ -53,8 +53,9 @@ class PosixStore(Store):
 
     def set_up(self, *, known: bool) -> None:
         """Make both directories and their markers."""
-        if known and not self._marked(self.root) and not (os.path.isdir(self.root) and os.listdir(self.root)):
-            why = f"{self.root} is empty or missing although the store was used before: it is probably not mounted"
+        if known and not (self._marked(self.root) and self._marked(self.staging)):
+            why = "it was used before and has lost its mark, so it is probably not mounted; if it is really to begin anew, "
+            why += f"run 'libtool setup --accept-store {self.name}'"
             raise StoreUnavailable(store=self.name, why=why)
         for directory in (self.staging, self.root):
             try:
@@ -303,7 +304,9 @@ class PosixStore(Store):
         """Something lies in the final place: the very same bytes are as good as ours, anything else is left alone."""
         if self._judge_placed(arrival).fate is Fate.STORED:
             return outcome
-        return Outcome(Fate.OCCUPIED, f"{self.path(arrival.name)} is already there, with other content, and not in the catalogue")
+        return Outcome(
+            Fate.OCCUPIED, f"{self.path(arrival.name)} is already there, with other content, and not in the catalogue"
+        )
 
     def _permissions(self, path: str) -> None:
         """Apply ``readonly_after_commit`` and ``group_write_after_stage`` to a stored copy."""

@@ -21,6 +21,9 @@ def consume_queue(frame: Frame, soft_timeout: float, dry_run: bool) -> int:
                 print(line)
             return 0
         tally = Tally()
-        with tasks.run(frame, node, "consume-queue", "", tally), tasks.Bar(frame, "shipping", queue.queued_files()) as bar:
+        with (
+            tasks.run(frame, node, "consume-queue", "", tally),
+            tasks.Bar(frame, "shipping", queue.queued_files()) as bar,
+        ):
             queue.consume(node, tasks.budget(soft_timeout), tally, bar)
         return tasks.finish(frame, tally)

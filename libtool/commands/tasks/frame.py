@@ -40,7 +40,10 @@ def task_options(command: F) -> F:
 @contextmanager
 def run(frame: Frame, node: Node, command: str, target: str, tally: Tally) -> Iterator[None]:
     """Hold the task's lock for ``target`` and record the run; LockTaken when another run is at it."""
-    with node.lock(f"{command}-{target}" if target else command), runs.recorded(node, command, target, tally, exit_code):
+    with (
+        node.lock(f"{command}-{target}" if target else command),
+        runs.recorded(node, command, target, tally, exit_code),
+    ):
         yield
         runs.prune(node)
 

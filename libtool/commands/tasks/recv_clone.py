@@ -12,11 +12,21 @@ from libtool.states import DeletionPolicy
 
 
 @click.command()
-@click.option("--files-per-run", type=click.IntRange(min=1), help="Take in at most so many; default: all that is staged.")
-@click.option("--deletion-policy", type=click.Choice(["allowed", "disallowed"], case_sensitive=False), default="disallowed", show_default=True, help="Whether the copies made here may ever be deleted.")
+@click.option(
+    "--files-per-run", type=click.IntRange(min=1), help="Take in at most so many; default: all that is staged."
+)
+@click.option(
+    "--deletion-policy",
+    type=click.Choice(["allowed", "disallowed"], case_sensitive=False),
+    default="disallowed",
+    show_default=True,
+    help="Whether the copies made here may ever be deleted.",
+)
 @tasks.task_options
 @pass_frame
-def recv_clone(frame: Frame, files_per_run: int | None, deletion_policy: str, soft_timeout: float, dry_run: bool) -> int:
+def recv_clone(
+    frame: Frame, files_per_run: int | None, deletion_policy: str, soft_timeout: float, dry_run: bool
+) -> int:
     """Read every staged file, move the right ones into their store, record them, and tell their sources."""
     with frame.open() as node:
         if dry_run:
@@ -25,6 +35,9 @@ def recv_clone(frame: Frame, files_per_run: int | None, deletion_policy: str, so
             return 0
         tally = Tally()
         policy = DeletionPolicy[deletion_policy.upper()]
-        with tasks.run(frame, node, "recv-clone", "", tally), tasks.Bar(frame, "taking in", intake.staged_files()) as bar:
+        with (
+            tasks.run(frame, node, "recv-clone", "", tally),
+            tasks.Bar(frame, "taking in", intake.staged_files()) as bar,
+        ):
             intake.receive(node, tasks.budget(soft_timeout), tally, limit=files_per_run, policy=policy, progress=bar)
         return tasks.finish(frame, tally)

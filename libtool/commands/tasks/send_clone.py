@@ -12,10 +12,20 @@ from libtool.errors import LockTaken, Usage
 
 
 @click.command()
-@click.option("--destination-librarian", "destinations", multiple=True, metavar="NAME", help="To whom; may be repeated.")
-@click.option("--age-in-days", type=click.FloatRange(min=0, min_open=True), help="Only files that came in less than N days ago.")
+@click.option(
+    "--destination-librarian", "destinations", multiple=True, metavar="NAME", help="To whom; may be repeated."
+)
+@click.option(
+    "--age-in-days", type=click.FloatRange(min=0, min_open=True), help="Only files that came in less than N days ago."
+)
 @click.option("--store-preference", metavar="STORE", help="Read from this store where it has a copy.")
-@click.option("--send-batch-size", type=click.IntRange(1, 5000), default=1000, show_default=True, help="Files in one request and one queue item.")
+@click.option(
+    "--send-batch-size",
+    type=click.IntRange(1, 5000),
+    default=1000,
+    show_default=True,
+    help="Files in one request and one queue item.",
+)
 @tasks.task_options
 @pass_frame
 def send_clone(
@@ -51,7 +61,10 @@ def send_clone(
             tally = Tally()
             share = soft_timeout if len(rows) == 1 else max(1.0, soft_timeout / (len(rows) - n))
             try:
-                with tasks.run(frame, node, "send-clone", row.name, tally), tasks.Bar(frame, f"to {row.name}", None) as bar:
+                with (
+                    tasks.run(frame, node, "send-clone", row.name, tally),
+                    tasks.Bar(frame, f"to {row.name}", None) as bar,
+                ):
                     if total.left:
                         sending.send(node, row, wish, tasks.budget(share), tally, bar)
             except LockTaken:

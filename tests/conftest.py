@@ -1,0 +1,66 @@
+"""Fixtures: databases of both kinds, and pairs of librarians on them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import peewee  # noqa: F401  here, before a command for SQLite imports it without the PostgreSQL driver
+import pytest
+
+from tests.components import postgres_server
+from tests.sites import Pair, make_pair
+
+_count = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _own_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test sees this user's configuration, secrets or terminal settings."""
+    for name in list(os.environ):
+        if name.startswith(("LIBTOOL_", "HTTP_", "XDG_", "REQUEST_")) and not name.startswith("LIBTOOL_TEST"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[str], str]]:
+    """Makes an empty PostgreSQL database and returns its URL."""
+    with postgres_server() as template:
+
+        def make(name: str) -> str:
+            import psycopg2
+
+            name = f"{name}_{os.getpid()}_{next(_count)}"
+            host = template.partition("host=")[2]
+            connection = psycopg2.connect(dbname="postgres", user="libtool", host=host)
+            connection.autocommit = True
+            connection.cursor().execute(f'CREATE DATABASE "{name}"')
+            connection.close()
+            return template.format(name=name)
+
+        yield make
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest) -> Callable[[str], str | None]:
+    """For each kind of database: name → URL (None: the default, SQLite beside the configuration)."""
+    if request.param == "sqlite":
+        return lambda name: None
+    make: Callable[[str], str] = request.getfixturevalue("postgres")
+    return make
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    """Two librarians on SQLite that know each other."""
+    return make_pair(tmp_path)
+
+
+@pytest.fixture
+def any_pair(tmp_path: Path, databases: Callable[[str], str | None]) -> Pair:
+    """Two librarians on each kind of database."""
+    return make_pair(tmp_path, databases)
