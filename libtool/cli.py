@@ -136,11 +136,11 @@ class Defaults(dict[str, Any]):
             for spelled in (*parameter.opts, *parameter.secondary_opts):
                 options[spelled.lstrip("-").replace("-", "_")] = parameter
         for key, value in given.items():
-            parameter = options.get(key.replace("-", "_"))
-            if parameter is None or parameter.name is None:
+            meant = options.get(key.replace("-", "_"))
+            if meant is None or meant.name is None:
                 why = f"{self._command} has no such option; it has {', '.join(sorted(options))}"
                 raise ConfigurationError(file=configuration.file, key=f"commands.{self._command}.{key}", why=why)
-            self[parameter.name] = [value] if parameter.multiple and not isinstance(value, list) else value
+            self[meant.name] = [value] if getattr(meant, "multiple", False) and not isinstance(value, list) else value
 
 
 #: Commands that need no configuration, whatever one may say.
@@ -255,5 +255,5 @@ def _traceback(trouble: BaseException) -> None:
 
 def parameters(name: str) -> list[click.Parameter]:
     """The parameters of a command."""
-    command = root.get_command(click.Context(root), name)  # type: ignore[attr-defined]
+    command = root.get_command(click.Context(root), name)
     return list(command.params) if command is not None else []

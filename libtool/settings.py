@@ -55,7 +55,7 @@ def _size(value: Any) -> int:
 def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ValueError("expected a mapping, that is lines of 'key: value' one level deeper")
-    return value
+    return dict(value)
 
 
 def _absolute(value: Any) -> str:
@@ -85,15 +85,15 @@ def _database(value: Any) -> str:
 
 
 def _carriers(value: Any) -> dict[str, Any]:
-    value = _mapping(value)
-    for kind, options in value.items():
+    carriers = _mapping(value)
+    for kind, options in carriers.items():
         if kind not in ("globus", "local", "rsync"):
             raise ValueError(f"'{kind}' is no way to carry files; there are globus, local and rsync")
         needs = {"globus": "destination_endpoint", "local": "hostnames", "rsync": "hostname"}[kind]
         _flag(_mapping(options).get("available", True))
         if needs not in options:
             raise ValueError(f"{kind} needs {needs}")
-    return value
+    return carriers
 
 
 def key(text: str, check: Check, example: str, default: Any = MISSING) -> Any:

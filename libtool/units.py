@@ -64,12 +64,10 @@ def show_size(size: int) -> str:
     """A size for people, in decimal units: ``4096`` → ``"4.1 kB"``."""
     if size < 1000:
         return f"{size} B"
-    value = float(size)
-    for unit in "kMGTPE":
-        value /= 1000
-        if value < 999.95:
-            break
-    return f"{value:.1f} {unit}B"
+    value, prefixes = size / 1000, "kMGTPE"
+    while value >= 999.95 and len(prefixes) > 1:
+        value, prefixes = value / 1000, prefixes[1:]
+    return f"{value:.1f} {prefixes[0]}B"
 
 
 def to_microseconds(time: datetime) -> int:

@@ -268,7 +268,14 @@ def _report_batch(host: Host, peer: Peer, rows: list[Debt]) -> None:
             report.completed.append(messages.Completed(row.source_id, row.id, row.store, row.checksum))
         else:
             report.failed.append(messages.Failed(row.source_id, row.id, (row.reason or "")[:1000]))
-    answer = peer.ask("libtool/clone/report", report, messages.ReportAnswer)
+    try:
+        answer = peer.ask("libtool/clone/report", report, messages.ReportAnswer)
+    except PeerRefused as refusal:
+        if refusal.facts["status"] != 413 or len(rows) < 2:
+            raise
+        for part in portions(rows, (len(rows) + 1) // 2):  # it takes smaller requests than ours
+            _report_batch(host, peer, part)
+        return
     _paid([row.id for row in rows if row.source_id in answer.accepted])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 from libtool.archive.hands import Host
@@ -112,7 +113,7 @@ def keep_acquaintance(librarian: Librarian, peer: Peer, now: datetime) -> None:
     if not peer.answered:
         return
     with writing("last seen"):
-        changes = {"last_seen": now}
+        changes: dict[str, Any] = {"last_seen": now}
         if peer.announced is not None:
             changes |= {"features": peer.announced, "features_time": now}
         Librarian.update(**changes).where(Librarian.id == librarian.id).execute()

@@ -13,7 +13,7 @@ from libtool import digest
 from libtool.archive import attempts
 from libtool.archive.accounts import Caller
 from libtool.archive.hands import Host, portions
-from libtool.errors import BadRequest, NoSuchTransfer
+from libtool.errors import NoSuchTransfer, TooLarge
 from libtool.models.base import writing
 from libtool.models.tables import File, Librarian, OutgoingTransfer
 from libtool.peers.messages import CloneComplete, Report
@@ -47,11 +47,12 @@ def reported(host: Host, caller: Caller, message: Report) -> dict[int, bool]:
     A copy whose checksum is not that of our file is no copy of it: that transfer failed.
     """
     if len(message.completed) + len(message.failed) > host.settings.max_batch_items:
-        raise BadRequest(why=f"more than {host.settings.max_batch_items} transfers in one request")
+        raise TooLarge(why=f"more than {host.settings.max_batch_items} transfers at once")
     destination = Librarian.get_or_none(Librarian.name == caller.name)
     if destination is None:
         raise NoSuchTransfer()
-    asked = [each.source_transfer_id for each in (*message.completed, *message.failed)]
+    asked = [each.source_transfer_id for each in message.completed]
+    asked += [each.source_transfer_id for each in message.failed]
     known: dict[int, str] = {}
     for piece in portions(asked, _PIECE):
         rows = (

@@ -20,6 +20,7 @@ from libtool.errors import (
     CarrierUnknown,
     LibtoolError,
     PeerDeniesUs,
+    PeerRefused,
     PeerUnreachable,
     StoreUnavailable,
 )
@@ -342,7 +343,7 @@ def _report_staged(
         remote = {number: id for id, number in rows}
         if peer.can(features.BATCH):
             pairs = [messages.Pair(id, number) for id, number in rows]
-            states = peer.ask("libtool/clone/staged", messages.Staged(pairs), messages.StagedAnswer).states
+            states = _batch_states(peer, pairs)
         else:
             states = _stock_states(peer, list(remote))
         taken = [
@@ -370,6 +371,18 @@ def _lost(state: TransferStatus | None) -> str:
     if state is None:
         return "the destination knows of no such transfer (any more); it will be sent anew"
     return f"the destination says that it is {state.name}; it will be sent anew"
+
+
+def _batch_states(peer: Peer, pairs: list[messages.Pair]) -> dict[int, TransferStatus | None]:
+    """Report to a libtool librarian and hear how far each one is there."""
+    try:
+        answer: messages.StagedAnswer = peer.ask("libtool/clone/staged", messages.Staged(pairs), messages.StagedAnswer)
+        return answer.states
+    except PeerRefused as refusal:
+        if refusal.facts["status"] != 413 or len(pairs) < 2:
+            raise
+        half = len(pairs) // 2  # it takes smaller requests than ours
+        return _batch_states(peer, pairs[:half]) | _batch_states(peer, pairs[half:])
 
 
 def _stock_states(peer: Peer, ids: list[int]) -> dict[int, TransferStatus | None]:

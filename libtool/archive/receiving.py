@@ -92,7 +92,7 @@ def stage(host: Host, caller: Caller, request: BatchStage, *, stock: bool) -> Ba
         row, store, fitting = _place(usable, sorting)
         staging_id = os.urandom(16).hex()
         now = host.now()
-        if fitting:
+        if fitting and row is not None:
             _IN.insert_many(
                 [
                     {
@@ -228,13 +228,10 @@ def _sort_out_known(wanted: dict[str, UploadItem], sorting: _Sorting) -> None:
         known = {file.name: file for file in File.select().where(File.name << piece)}
         if not known:
             continue
-        copies = {
-            file: store
-            for file, store in Instance.select(Instance.file, Instance.store)
+        copies = dict(Instance.select(Instance.file, Instance.store)
             .join(StoreRow)
             .where(Instance.file << [file.id for file in known.values()], Instance.available)
-            .tuples()
-        }
+            .tuples())
         for name, file in known.items():
             item = wanted[name]
             same = digest.same(file.checksum, item.upload_checksum)

@@ -254,7 +254,14 @@ def stage(host: Host, destination: Librarian, peer: Peer, offers: list[Offer], w
         total_size=sum(offer.size for offer in offers),
     )
     if peer.can(features.BATCH):
-        answer = peer.ask("libtool/clone/batch_stage", request, messages.BatchStaged)
+        try:
+            answer = peer.ask("libtool/clone/batch_stage", request, messages.BatchStaged)
+        except PeerRefused as refusal:
+            if refusal.facts["status"] != 413 or len(offers) < 2:
+                raise
+            half = len(offers) // 2  # it takes smaller requests than ours
+            full = stage(host, destination, peer, offers[:half], wish, tally)
+            return stage(host, destination, peer, offers[half:], wish, tally) or full
         return _take_answer(host, destination, peer, offers, answer, wish, tally)
     return _stage_stock(host, destination, peer, offers, request, wish, tally)
 

@@ -39,5 +39,5 @@ def get_librarian_list(frame: Frame, ping: bool) -> int:
                     silent += 1
             rows.append(shown)
     columns = ["name", "url", "port", "transfers_enabled", "last_seen", "last_heard"]
-    show(frame, rows, columns + ["available"] if ping else columns)
+    show(frame, rows, [*columns, "available"] if ping else columns)
     return 3 if silent else 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from libtool.archive import outgoing, receiving
 from libtool.archive.accounts import Caller
-from libtool.errors import UnknownTransfer
+from libtool.errors import TooLarge, UnknownTransfer
 from libtool.node import Node
 from libtool.peers import messages
 from libtool.states import TransferStatus
@@ -28,6 +28,8 @@ def batch_stage_each(node: Node, caller: Caller, message: messages.BatchStage) -
 def staged(node: Node, caller: Caller, message: messages.Staged) -> messages.StagedAnswer:
     """The source says that these have arrived; it is told how far each one is."""
     ids = [pair.destination_transfer_id for pair in message.transfers]
+    if len(ids) > node.settings.max_batch_items:
+        raise TooLarge(why=f"more than {node.settings.max_batch_items} transfers at once")
     receiving.move(ids, TransferStatus.STAGED, caller, node)
     return messages.StagedAnswer(receiving.states(ids, caller))
 
