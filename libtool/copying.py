@@ -62,7 +62,7 @@ def copy_file(source: str, target: str, *, follow: bool = True, mode: int = 0o66
 
 def _pour(reading: int, writing: int, found: os.stat_result) -> None:
     if found.st_size < _BLOCK:
-        block = os.read(reading, _BLOCK)
+        block = os.read(reading, found.st_size + 1)
         view = memoryview(block)
         while view:
             view = view[os.write(writing, view) :]

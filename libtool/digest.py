@@ -16,7 +16,8 @@ import xxhash
 #: What new checksums are made with.
 DEFAULT = "xxh3"
 FUNCTIONS = ("md5", "sha1", "sha256", "sha512", "xxh3")
-_BLOCK = 1 << 20
+#: Bytes of the first read and of the others: a large buffer costs more than a small file.
+_FIRST, _BLOCK = 1 << 16, 1 << 20
 
 
 def split(checksum: str) -> tuple[str, str]:
@@ -54,8 +55,10 @@ def of_file(path: str, function: str = DEFAULT, *, follow: bool = True) -> str:
 def of_descriptor(descriptor: int, function: str = DEFAULT) -> str:
     """Hex digest of everything from the descriptor's position to its end."""
     state = hasher(function)
-    while block := os.read(descriptor, _BLOCK):
+    size = _FIRST
+    while block := os.read(descriptor, size):
         state.update(block)
+        size = _BLOCK
     return str(state.hexdigest())
 
 

@@ -46,7 +46,7 @@ class Node:
         """
         configuration = settings.load(settings.find(config))
         drivers.import_peewee_for(configuration.database)
-        from libtool.models import base, migrations
+        from libtool.models import base, migrations, tables
 
         with ExitStack() as stack:
             directory = run_directory(configuration)
@@ -60,7 +60,7 @@ class Node:
                 stack.enter_context(locks.held(directory, SCHEMA_LOCK, shared=True))
             password = _database_password(configuration)
             database = base.open_database(configuration.database, configuration.directory, password, create=setting_up)
-            stack.enter_context(base.bound(database))
+            stack.enter_context(base.bound(database, tables.TABLES))
             node = cls(configuration, database)
             if setting_up:
                 stack.enter_context(node._advisory(SCHEMA_LOCK, wait=True))
@@ -122,9 +122,9 @@ class Node:
 
     def stranger(self, name: str, url: str, port: int | None, authenticator: str | None) -> Peer:
         """A librarian that is not registered here."""
-        from libtool.peers import client
+        from libtool.peers import client, transports
 
-        return client.Peer(name, client.connect(url, port), authenticator)
+        return client.Peer(name, transports.connect(url, port), authenticator)
 
     # -- secrets -----------------------------------------------------------------------------------------------
 

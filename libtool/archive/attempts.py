@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from peewee import SQL, Expression, fn
 
-from libtool.models.base import writing
+from libtool.models.base import among, writing
 from libtool.models.tables import File, Librarian, OutgoingTransfer, RemoteInstance, Retry, live
 from libtool.states import Owed, TransferStatus
 from libtool.units import to_microseconds
@@ -46,7 +46,7 @@ def fail(
     table = OutgoingTransfer
     ids = list(reasons)
     rows = list(
-        table.select(table.id, table.file, table.destination, table.remote_id).where(table.id << ids, live(table))
+        table.select(table.id, table.file, table.destination, table.remote_id).where(among(table.id, ids), live(table))
     )
     if not rows:
         return []
@@ -55,16 +55,16 @@ def fail(
         by_reason.setdefault(reasons[row.id], []).append(row.id)
     for reason, same in by_reason.items():
         table.update(status=TransferStatus.FAILED, end_time=now, reason=reason[:1000], owed=Owed.NOTHING).where(
-            table.id << same, live(table)
+            among(table.id, same), live(table)
         ).execute()
     if tell:
         table.update(owed=Owed.FAILURE).where(
-            table.id << [row.id for row in rows if row.remote_id is not None]
+            among(table.id, [row.id for row in rows if row.remote_id is not None])
         ).execute()
     pairs = {(row.file_id, row.destination_id): reasons[row.id] for row in rows}
     known = {
         (retry.file_id, retry.destination_id): retry.attempts
-        for retry in Retry.select().where(Retry.file << [file for file, _ in pairs])
+        for retry in Retry.select().where(among(Retry.file, [file for file, _ in pairs]))
     }
     for (file, destination), reason in pairs.items():
         attempts = known.get((file, destination), 0) + (1 if counts else 0)
@@ -88,7 +88,7 @@ def complete(destination: Librarian, stored: Iterable[tuple[int, int]], now: dat
         by_store.setdefault(store, []).append(transfer)
     table = OutgoingTransfer
     for store, ids in by_store.items():
-        mine = (table.id << ids) & (table.destination == destination.id)
+        mine = (among(table.id, ids)) & (table.destination == destination.id)
         RemoteInstance.insert_from(
             table.select(table.file, table.destination, SQL(str(int(store))), SQL(str(to_microseconds(now)))).where(
                 mine
@@ -106,7 +106,7 @@ def complete(destination: Librarian, stored: Iterable[tuple[int, int]], now: dat
 def named(ids: Iterable[int]) -> dict[int, str]:
     """The file names of outgoing transfers, by id."""
     table = OutgoingTransfer
-    return dict(table.select(table.id, File.name).join(File).where(table.id << list(ids)).tuples())
+    return dict(table.select(table.id, File.name).join(File).where(among(table.id, list(ids))).tuples())
 
 
 def _waiting(destination: Librarian, name: str | None) -> Expression:

@@ -10,6 +10,7 @@ from peewee import SQL, fn
 
 from libtool.archive import notices, runs
 from libtool.archive.hands import Host
+from libtool.models.base import among
 from libtool.models.tables import (
     Fault,
     File,
@@ -56,7 +57,7 @@ def copies(files: Iterable[File]) -> dict[int, list[Instance]]:
     found: dict[int, list[Instance]] = {}
     ids = [file.id for file in files]
     for instance in (
-        Instance.select(Instance, StoreRow).join(StoreRow).where(Instance.file << ids).order_by(Instance.id)
+        Instance.select(Instance, StoreRow).join(StoreRow).where(among(Instance.file, ids)).order_by(Instance.id)
     ):
         found.setdefault(instance.file_id, []).append(instance)
     return found
@@ -66,7 +67,7 @@ def remote_copies(files: Iterable[File]) -> dict[int, list[RemoteInstance]]:
     """The neighbours' copies of these files, each with its librarian, by file."""
     found: dict[int, list[RemoteInstance]] = {}
     ids = [file.id for file in files]
-    rows = RemoteInstance.select(RemoteInstance, Librarian).join(Librarian).where(RemoteInstance.file << ids)
+    rows = RemoteInstance.select(RemoteInstance, Librarian).join(Librarian).where(among(RemoteInstance.file, ids))
     for remote in rows.order_by(RemoteInstance.id):
         found.setdefault(remote.file_id, []).append(remote)
     return found

@@ -23,7 +23,7 @@ from libtool.errors import (
     NoRoom,
     StoreUnavailable,
 )
-from libtool.models.base import serialise, update_many, writing
+from libtool.models.base import among, serialise, update_many, writing
 from libtool.models.tables import File, IncomingTransfer, Instance, live
 from libtool.models.tables import Store as StoreRow
 from libtool.states import DeletionPolicy, Owed, TransferStatus
@@ -184,7 +184,7 @@ def _portion(
                 found.append((transfer, store.copy_in(wanted.path, staging_id, wanted.name)))
         except (LibtoolError, OSError) as trouble:
             if isinstance(trouble, StoreUnavailable):
-                intake.refuse(host, list(transfers.values()), {each.id: trouble.reason for each in transfers.values()})
+                intake.refuse(host, {each.id: trouble.reason for each in transfers.values()})
                 raise
             text = trouble.text if isinstance(trouble, LibtoolError) else f"'{wanted.path}': {trouble.strerror}."
             failed[transfer.id] = text
@@ -194,8 +194,8 @@ def _portion(
         if transfer.id in moved:
             _move(store, transfer, moved, staging_id, what, failed, tally)
     if failed:
-        intake.refuse(host, list(transfers.values()), failed)
-    rows = list(_IN.select().where(_IN.id << [transfer.id for transfer, _ in found if transfer.id not in failed]))
+        intake.refuse(host, failed)
+    rows = intake.staged([transfer.id for transfer, _ in found if transfer.id not in failed])
     intake.take_in(host, row, store, rows, tally, order.policy)
     if order.move:
         _settle_originals(store, rows, accepted, moved, adopted, tally)
@@ -222,10 +222,10 @@ def _sort(host: Host, portion: list[Wanted], limit: int, tally: Tally) -> tuple[
         file
         for (file,) in Instance.select(File.name)
         .join(File)
-        .where(File.name << list(checked), Instance.available)
+        .where(among(File.name, list(checked)), Instance.available)
         .tuples()
     }
-    for file in File.select().where(File.name << list(checked)):
+    for file in File.select().where(among(File.name, list(checked))):
         wanted = checked[file.name]
         try:
             why = _differs(wanted.path, file)
@@ -276,7 +276,7 @@ def _intend(
     own = host.settings.name
     with writing("intend"):
         serialise(receiving.NAMES_KEY)
-        busy = {name for (name,) in _IN.select(_IN.name).where(_IN.name << list(sizes), live(_IN)).tuples()} | set(
+        busy = {name for (name,) in _IN.select(_IN.name).where(among(_IN.name, list(sizes)), live(_IN)).tuples()} | set(
             receiving.clashing(sizes)
         )
         for name in busy:
@@ -303,7 +303,9 @@ def _intend(
                 ]
             ).execute()
         wanted_names = [wanted.name for wanted in fresh]
-        return {each.name: each for each in _IN.select().where(_IN.name << wanted_names, _IN.claim == claim, live(_IN))}
+        return {
+            each.name: each for each in _IN.select().where(among(_IN.name, wanted_names), _IN.claim == claim, live(_IN))
+        }
 
 
 def _size(path: str) -> int:
@@ -360,7 +362,7 @@ def _move(
 
 def _settle_originals(
     store: Store,
-    rows: list[IncomingTransfer],
+    rows: list[intake.Staged],
     accepted: list[Wanted],
     moved: dict[int, str],
     adopted: set[str],
@@ -369,7 +371,7 @@ def _settle_originals(
     """After a move: an original that was copied goes once it is stored, recorded and still what was read; one that was
     renamed and not taken is put back."""
     paths = {wanted.name: wanted.path for wanted in accepted}
-    status = dict(_IN.select(_IN.id, _IN.status).where(_IN.id << [row.id for row in rows]).tuples())
+    status = dict(_IN.select(_IN.id, _IN.status).where(among(_IN.id, [row.id for row in rows])).tuples())
     for row in rows:
         path = paths[row.name]
         if row.name in adopted:

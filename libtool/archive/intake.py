@@ -15,7 +15,7 @@ from libtool import names
 from libtool.archive import librarians, notices, places
 from libtool.archive.hands import Budget, Host, Tally, portions
 from libtool.errors import LibtoolError, LockTaken, PeerDeniesUs, PeerRefused, PeerUnreachable, StoreUnavailable
-from libtool.models.base import writing
+from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import File, IncomingTransfer, Instance, Librarian, live, owing
 from libtool.models.tables import Store as StoreRow
 from libtool.peers import features, messages
@@ -25,9 +25,9 @@ from libtool.stores.base import Arrival, Fate, Store
 from libtool.units import to_microseconds
 
 #: Files that are judged and recorded together, and how many bytes of them at most.
-PORTION, PORTION_BYTES = 500, 10**11
+PORTION, PORTION_BYTES = 1000, 10**11
 #: Transfers in one report to a source.
-REPORT = 5000
+REPORT = 3000
 #: Stands for a staging place where there is none: what is taken over where it lies.
 NOWHERE = ".libtool-nowhere"
 _IN = IncomingTransfer
@@ -73,14 +73,24 @@ def receive(
     tidy(host)
 
 
-def _staged(row: StoreRow, after: int, limit: int) -> list[IncomingTransfer]:
+class Staged(NamedTuple):
+    """One staged transfer, as far as taking it in needs it."""
+
+    id: int
+    name: str
+    size: int
+    checksum: str
+    source: str
+    staging_id: str | None
+
+
+_STAGED = (_IN.id, _IN.name, _IN.size, _IN.checksum, _IN.source, _IN.staging_id)
+
+
+def _staged(row: StoreRow, after: int, limit: int) -> list[Staged]:
     """The next staged transfers of a store that no live ingest works on."""
-    found = list(
-        _IN.select()
-        .where(_IN.store == row.id, _IN.status == SQL("2"), _IN.id > after, _IN.claim.is_null())
-        .order_by(_IN.id)
-        .limit(limit)
-    )
+    query = _IN.select(*_STAGED).where(_IN.store == row.id, _IN.status == SQL("2"), _IN.id > after, _IN.claim.is_null())
+    found = [Staged(*each) for each in raw_rows(query.order_by(_IN.id).limit(limit))]
     size = 0
     for n, each in enumerate(found):
         size += each.size
@@ -89,11 +99,16 @@ def _staged(row: StoreRow, after: int, limit: int) -> list[IncomingTransfer]:
     return found
 
 
+def staged(ids: list[int]) -> list[Staged]:
+    """These transfers, as far as taking them in needs them."""
+    return [Staged(*each) for each in raw_rows(_IN.select(*_STAGED).where(among(_IN.id, ids)).order_by(_IN.id))]
+
+
 def take_in(
     host: Host,
     row: StoreRow,
     store: Store,
-    staged: Sequence[IncomingTransfer],
+    staged: Sequence[Staged],
     tally: Tally,
     policy: DeletionPolicy,
 ) -> None:
@@ -102,7 +117,7 @@ def take_in(
     judged = [each for each in staged if each.id not in reasons]
     arrivals = [Arrival(each.staging_id or NOWHERE, each.name, each.size, each.checksum) for each in judged]
     outcomes = store.take_in(arrivals)
-    stored: dict[FileKind, list[IncomingTransfer]] = {FileKind.FILE: [], FileKind.DIRECTORY: []}
+    stored: dict[FileKind, list[Staged]] = {FileKind.FILE: [], FileKind.DIRECTORY: []}
     for each, outcome in zip(judged, outcomes):
         if outcome.fate is Fate.STORED:
             stored[outcome.kind].append(each)
@@ -115,25 +130,25 @@ def take_in(
     _record(host, row, stored, policy)
     tally.done += len(stored[FileKind.FILE]) + len(stored[FileKind.DIRECTORY])
     if reasons:
-        refuse(host, staged, reasons)
+        refuse(host, reasons)
         for each in staged:
             if each.id in reasons:
                 sender = f"from {each.source}" if each.source else "of an ingest"
                 tally.problem(f"'{names.shown(each.name)}' {sender} was not stored: {reasons[each.id]}")
 
 
-def _known_otherwise(staged: Sequence[IncomingTransfer]) -> dict[int, str]:
+def _known_otherwise(staged: Sequence[Staged]) -> dict[int, str]:
     """Which of these the catalogue holds under the same name with other content."""
     ids = [each.id for each in staged]
     clash = (
         _IN.select(_IN.id)
         .join(File, on=(File.name == _IN.name))
-        .where(_IN.id << ids, (File.checksum != _IN.checksum) | (File.size != _IN.size))
+        .where(among(_IN.id, ids), (File.checksum != _IN.checksum) | (File.size != _IN.size))
     )
     return {id: "a file of that name with other content is in the catalogue" for (id,) in clash.tuples()}
 
 
-def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[IncomingTransfer]], policy: DeletionPolicy) -> None:
+def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[Staged]], policy: DeletionPolicy) -> None:
     """File, instance and the end of the transfer, in one transaction, by set.
 
     Also of those that their source has given up meanwhile: the copy is here and right, so it is known.
@@ -143,7 +158,7 @@ def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[IncomingTrans
         if not transfers:
             continue
         ids = [each.id for each in transfers]
-        mine = _IN.id << ids
+        mine = among(_IN.id, ids)
         own = host.settings.name
         with writing("record"):
             File.insert_from(
@@ -187,18 +202,18 @@ def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[IncomingTrans
                 claim=None,
                 file=File.select(File.id).where(File.name == _IN.name),
             ).where(mine).execute()
-            _IN.update(owed=Owed.COMPLETION).where(_IN.id << ids, _IN.source != "").execute()
+            _IN.update(owed=Owed.COMPLETION).where(among(_IN.id, ids), _IN.source != "").execute()
 
 
-def refuse(host: Host, staged: Sequence[IncomingTransfer], reasons: dict[int, str]) -> None:
+def refuse(host: Host, reasons: dict[int, str]) -> None:
     """End these with a reason; their sources are told, and what was staged is kept until then."""
     with writing("refuse"):
         for reason in set(reasons.values()):
             ids = [id for id, why in reasons.items() if why == reason]
             _IN.update(status=TransferStatus.FAILED, end_time=host.now(), reason=reason[:1000], claim=None).where(
-                _IN.id << ids, live(_IN)
+                among(_IN.id, ids), live(_IN)
             ).execute()
-        _IN.update(owed=Owed.FAILURE).where(_IN.id << list(reasons), _IN.source != "").execute()
+        _IN.update(owed=Owed.FAILURE).where(among(_IN.id, list(reasons)), _IN.source != "").execute()
 
 
 # -- telling the sources ------------------------------------------------------------------------------------------
@@ -211,7 +226,7 @@ class Debt(NamedTuple):
     source_id: int
     store: int
     checksum: str
-    owed: Owed
+    owed: int
     reason: str | None
 
 
@@ -234,8 +249,8 @@ def report(host: Host, budget: Budget, tally: Tally) -> None:
             librarians.get_acquainted(librarian, peer, host.now())
             after = 0
             while budget.left:
-                page = owed.where(_IN.id > after).order_by(_IN.id).limit(REPORT).tuples()
-                rows = [Debt(*row) for row in page]
+                page = owed.where(_IN.id > after).order_by(_IN.id).limit(REPORT)
+                rows = [Debt(*row) for row in raw_rows(page)]
                 if not rows:
                     break
                 after = rows[-1].id
@@ -264,7 +279,7 @@ def _report_batch(host: Host, peer: Peer, rows: list[Debt]) -> None:
     """One request for all. What the source knows nothing of is not owed to it any more."""
     report = messages.Report()
     for row in rows:
-        if row.owed is Owed.COMPLETION:
+        if row.owed == Owed.COMPLETION:
             report.completed.append(messages.Completed(row.source_id, row.id, row.store, row.checksum))
         else:
             report.failed.append(messages.Failed(row.source_id, row.id, (row.reason or "")[:1000]))
@@ -281,7 +296,7 @@ def _report_batch(host: Host, peer: Peer, rows: list[Debt]) -> None:
 
 def _report_stock(host: Host, peer: Peer, rows: list[Debt], budget: Budget) -> None:
     """``clone/complete`` for each that is stored, one ``checkin/update`` for all that failed."""
-    failed = [row for row in rows if row.owed is not Owed.COMPLETION]
+    failed = [row for row in rows if row.owed != Owed.COMPLETION]
     if failed:
         peer.ask(
             "checkin/update",
@@ -290,7 +305,7 @@ def _report_stock(host: Host, peer: Peer, rows: list[Debt], budget: Budget) -> N
         )
         _paid([row.id for row in failed])
     for row in rows:
-        if row.owed is not Owed.COMPLETION:
+        if row.owed != Owed.COMPLETION:
             continue
         if not budget.left:
             return
@@ -308,7 +323,7 @@ def _report_stock(host: Host, peer: Peer, rows: list[Debt], budget: Budget) -> N
 def _paid(ids: list[int]) -> None:
     with writing("reported"):
         for piece in portions(ids, REPORT):
-            _IN.update(owed=Owed.NOTHING).where(_IN.id << piece).execute()
+            _IN.update(owed=Owed.NOTHING).where(among(_IN.id, piece)).execute()
 
 
 # -- tidying up ---------------------------------------------------------------------------------------------------
@@ -330,7 +345,7 @@ def tidy(host: Host) -> None:
                 rows = list(_IN.select().where(here, ended))
                 for each in rows:
                     store.discard_one(staging_id, each.name)
-                gone = _IN.id << [each.id for each in rows]
+                gone = among(_IN.id, [each.id for each in rows])
             else:
                 store.discard(staging_id)
                 gone = here

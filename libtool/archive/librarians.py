@@ -52,8 +52,17 @@ def check_url(url: str, port: int | None, *, local: bool, allow_plain_http: bool
         raise Refused(why=why, how="Use https, or add --allow-plain-http if the network is trusted.")
 
 
-def add(host: Host, name: str, url: str, port: int | None, authenticator: str, encrypted: str) -> Librarian:
-    """Register a neighbour, or bring one back that was removed; ``encrypted`` is what is stored of its authenticator."""
+def add(
+    host: Host,
+    name: str,
+    url: str,
+    port: int | None,
+    authenticator: str,
+    encrypted: str,
+    features: str | None = None,
+) -> Librarian:
+    """Register a neighbour, or bring one back that was removed; ``encrypted`` is what is stored of its authenticator,
+    ``features`` what it has just said it can do (None: it was not asked)."""
     user, colon, password = authenticator.partition(":")
     if not (user and colon and password):
         raise Refused(why="the authenticator has not the form USER:PASSWORD", how="Give --authenticator USER:PASSWORD.")
@@ -67,20 +76,14 @@ def add(host: Host, name: str, url: str, port: int | None, authenticator: str, e
         found = Librarian.get_or_none(Librarian.name == name)
         if found is not None and not found.removed:
             raise LibrarianExists(name=name, url=found.url)
+        # What is known of an older registration stays, but for how far sending had come: what it lacks is found again.
+        row: dict[str, Any] = {"url": url, "port": port, "authenticator": encrypted, "removed": False}
+        row |= {"transfers_enabled": True, "sent_upto": 0, "features": features or ""}
+        row["features_time"] = row["last_seen"] = host.now() if features is not None else None
         if found is None:
-            found = Librarian.create(name=name, url=url, port=port, authenticator=encrypted)
+            Librarian.create(name=name, **row)
         else:
-            # Forget how far sending had come: whatever it does not have any more is found again.
-            Librarian.update(
-                url=url,
-                port=port,
-                authenticator=encrypted,
-                removed=False,
-                transfers_enabled=True,
-                features="",
-                features_time=None,
-                sent_upto=0,
-            ).where(Librarian.id == found.id).execute()
+            Librarian.update(**row).where(Librarian.id == found.id).execute()
         return get(name)
 
 
@@ -136,10 +139,11 @@ def heard(name: str, now: datetime) -> None:
             pass  # a busy database is no reason to refuse a peer for the sake of a time stamp
 
 
-def try_out(host: Host, name: str, url: str, port: int | None, authenticator: str) -> messages.PingAnswer:
-    """Ask a librarian that is not registered (yet) for a sign of life under an account there."""
+def try_out(host: Host, name: str, url: str, port: int | None, authenticator: str) -> str | None:
+    """Ask a librarian that is not registered (yet) for a sign of life under an account there; returns what it can do."""
     peer = host.stranger(name, url, port, authenticator)
     try:
-        return probe(peer)
+        probe(peer)
+        return peer.announced
     finally:
         peer.close()

@@ -14,7 +14,7 @@ from libtool.archive import attempts
 from libtool.archive.accounts import Caller
 from libtool.archive.hands import Host, portions
 from libtool.errors import NoSuchTransfer, TooLarge
-from libtool.models.base import writing
+from libtool.models.base import among, writing
 from libtool.models.tables import File, Librarian, OutgoingTransfer
 from libtool.peers.messages import CloneComplete, Report
 from libtool.states import TransferStatus
@@ -56,7 +56,9 @@ def reported(host: Host, caller: Caller, message: Report) -> dict[int, bool]:
     known: dict[int, str] = {}
     for piece in portions(asked, _PIECE):
         rows = (
-            _OUT.select(_OUT.id, File.checksum).join(File).where(_OUT.id << piece, _OUT.destination == destination.id)
+            _OUT.select(_OUT.id, File.checksum)
+            .join(File)
+            .where(among(_OUT.id, piece), _OUT.destination == destination.id)
         )
         known.update(rows.tuples())
     stored = []
@@ -84,7 +86,7 @@ def move(ids: list[int], new: TransferStatus, caller: Caller, host: Host) -> lis
     moved: list[int] = []
     with writing("moved"):
         for piece in portions(ids, _PIECE):
-            rows = [row.id for row in _OUT.select(_OUT.id).where(_OUT.id << piece, _mine(caller))]
+            rows = [row.id for row in _OUT.select(_OUT.id).where(among(_OUT.id, piece), _mine(caller))]
             ended = attempts.fail(dict.fromkeys(rows, f"{caller.name} gave it up"), host.now(), tell=False)
             moved += [row.id for row in ended]
     return moved
@@ -94,5 +96,5 @@ def states(ids: list[int], caller: Caller) -> dict[int, TransferStatus | None]:
     """How far the transfers to the caller have come; None: unknown, or not the caller's."""
     found: dict[int, Any] = dict.fromkeys(ids)
     for piece in portions(ids, _PIECE):
-        found.update(_OUT.select(_OUT.id, _OUT.status).where(_OUT.id << piece, _mine(caller)).tuples())
+        found.update(_OUT.select(_OUT.id, _OUT.status).where(among(_OUT.id, piece), _mine(caller)).tuples())
     return found

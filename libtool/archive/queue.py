@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 from peewee import fn
 
@@ -24,7 +25,7 @@ from libtool.errors import (
     PeerUnreachable,
     StoreUnavailable,
 )
-from libtool.models.base import writing
+from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import File, Librarian, OutgoingTransfer, SendQueue, live, owing, waiting
 from libtool.models.tables import Store as StoreRow
 from libtool.movers.base import Arrived, Item, Mover, Stage
@@ -33,7 +34,7 @@ from libtool.peers.client import Peer
 from libtool.states import FileKind, Owed, QueueStatus, TransferStatus
 
 #: Transfers in one report to a destination.
-REPORT = 5000
+REPORT = 3000
 #: How long an item waits after its carrier refused it.
 REFUSED_WAIT = timedelta(minutes=5)
 _OUT = OutgoingTransfer
@@ -104,9 +105,9 @@ def ship(host: Host, item: SendQueue, mover: Mover, tally: Tally) -> int:
     """Ship one item; returns how many of its files are on their way."""
     provider = json.loads(item.provider)
     try:
-        if item.status is QueueStatus.QUEUED:
-            _sort_out_unreadable(host, item, tally)
         files = _files(item)
+        if item.status is QueueStatus.QUEUED:
+            files = _sort_out_unreadable(host, files, tally)
         if not files:
             _end(host, item, QueueStatus.COMPLETED, "nothing is left of it")
             return 0
@@ -137,48 +138,60 @@ def ship(host: Host, item: SendQueue, mover: Mover, tally: Tally) -> int:
     return len(files)
 
 
-def _files(item: SendQueue) -> list[OutgoingTransfer]:
-    """The live transfers of an item with their files, in order."""
-    return list(_OUT.select(_OUT, File).join(File).where(_OUT.queue == item.id, live(_OUT)).order_by(_OUT.id))
+class Cargo(NamedTuple):
+    """One file of a queue item."""
+
+    id: int
+    store: int
+    staging_location: str
+    name: str
+    size: int
+    kind: int
 
 
-def _items(host: Host, files: Sequence[OutgoingTransfer]) -> list[Item]:
+def _files(item: SendQueue) -> list[Cargo]:
+    """The files of an item whose transfers are live, in order."""
+    columns = (_OUT.id, _OUT.store, _OUT.staging_location, File.name, File.size, File.kind)
+    query = _OUT.select(*columns).join(File).where(_OUT.queue == item.id, live(_OUT)).order_by(_OUT.id)
+    return [Cargo(*row) for row in raw_rows(query)]
+
+
+def _items(host: Host, files: Sequence[Cargo]) -> list[Item]:
     """What a carrier must know of them."""
     stores = {
-        row.id: host.store(row) for row in StoreRow.select().where(StoreRow.id << {each.store_id for each in files})
+        row.id: host.store(row) for row in StoreRow.select().where(among(StoreRow.id, {each.store for each in files}))
     }
     return [
         Item(
-            stores[each.store_id].path(each.file.name),
+            stores[each.store].path(each.name),
             each.staging_location,
-            each.file.kind is FileKind.DIRECTORY,
-            each.file.size,
+            each.kind == FileKind.DIRECTORY,
+            each.size,
         )
         for each in files
     ]
 
 
-def _sort_out_unreadable(host: Host, item: SendQueue, tally: Tally) -> None:
-    """Files that are missing, changed or unreadable fail alone, by name, before anything is submitted."""
+def _sort_out_unreadable(host: Host, files: list[Cargo], tally: Tally) -> list[Cargo]:
+    """Files that are missing, changed or unreadable fail alone, by name, before anything is submitted; the others stay."""
     bad: dict[int, str] = {}
     called: dict[int, str] = {}
     stores = {row.id: row for row in StoreRow.select()}
     checked: set[int] = set()
-    for each in _files(item):
-        store = host.store(stores[each.store_id])
-        if each.store_id not in checked:
+    for each in files:
+        store = host.store(stores[each.store])
+        if each.store not in checked:
             store.check_readable()
-            checked.add(each.store_id)
-        why = store.look(each.file.name, each.file.size, each.file.kind)
+            checked.add(each.store)
+        why = store.look(each.name, each.size, FileKind(each.kind))
         if why:
-            bad[each.id], called[each.id] = why, each.file.name
+            bad[each.id], called[each.id] = why, each.name
     if bad:
         with writing("unreadable"):
             attempts.fail(bad, host.now(), tell=True)
         for id, why in bad.items():
-            tally.problem(
-                f"'{names.shown(called[id])}' was not sent: {why}. Run 'libtool validate-file' on it, or restore it."
-            )
+            tally.problem(f"'{names.shown(called[id])}' was not sent: {why}. Restore it; it is tried again by itself.")
+    return [each for each in files if each.id not in bad]
 
 
 def _claim(host: Host, item: SendQueue, ticket: object) -> bool:
@@ -230,17 +243,11 @@ def _end(host: Host, item: SendQueue, status: QueueStatus, reason: str | None, r
 
 def check(host: Host, budget: Budget, tally: Tally, progress: Progress | None = None) -> None:
     """Ask the carriers about everything in flight, then tell every destination what has arrived there."""
-    after = 0
-    while budget.left:
-        item = (
-            SendQueue.select()
-            .where(SendQueue.status == QueueStatus.IN_FLIGHT, waiting(), SendQueue.id > after)
-            .order_by(SendQueue.id)
-            .first()
-        )
-        if item is None:
+    flying = SendQueue.select(SendQueue.id).where(waiting(), SendQueue.status == QueueStatus.IN_FLIGHT)
+    for id in sorted(row.id for row in flying):
+        if not budget.left:
             break
-        after = item.id
+        item = SendQueue.get_by_id(id)
         mover = host.mover(item.mover)
         if mover is None:
             tally.postponed += 1
@@ -275,14 +282,14 @@ def learn(host: Host, item: SendQueue, mover: Mover, tally: Tally) -> None:
             (passing if outcome.passing else failed)[each.id] = outcome.why
     with writing("learnt"):
         now = host.now()
-        _OUT.update(owed=Owed.STAGED).where(_OUT.id << arrived, _OUT.status == TransferStatus.ONGOING).execute()
+        _OUT.update(owed=Owed.STAGED).where(among(_OUT.id, arrived), _OUT.status == TransferStatus.ONGOING).execute()
         attempts.fail(failed, now, tell=True)
         attempts.fail(passing, now, tell=True, counts=False, again=now + attempts.FIRST_DELAY)
         SendQueue.update(status=QueueStatus.COMPLETED, end_time=now, report=json.dumps(dict(progress.report))).where(
             SendQueue.id == item.id, waiting()
         ).execute()
     notices.over(host, tally, subject, "task")
-    called = {each.id: each.file.name for each in files}
+    called = {each.id: each.name for each in files}
     for id, why in failed.items():
         tally.problem(f"'{names.shown(called[id])}' did not arrive: {why}")
     if passing:
@@ -351,14 +358,15 @@ def _report_staged(
             for number, id in remote.items()
             if states.get(number) in (TransferStatus.STAGED, TransferStatus.COMPLETED)
         ]
-        lost = {id: _lost(states.get(number)) for number, id in remote.items() if id not in set(taken)}
+        arrived = set(taken)
+        lost = {id: _lost(states.get(number)) for number, id in remote.items() if id not in arrived}
         with writing("reported staged"):
             _OUT.update(status=TransferStatus.STAGED, owed=Owed.NOTHING).where(
-                _OUT.id << taken, _OUT.status == TransferStatus.ONGOING
+                among(_OUT.id, taken), _OUT.status == TransferStatus.ONGOING
             ).execute()
-            _OUT.update(owed=Owed.NOTHING).where(_OUT.id << taken).execute()
+            _OUT.update(owed=Owed.NOTHING).where(among(_OUT.id, taken)).execute()
             ended = attempts.fail(lost, host.now(), tell=False)
-            _OUT.update(owed=Owed.NOTHING).where(_OUT.id << list(lost), _OUT.owed == Owed.STAGED).execute()
+            _OUT.update(owed=Owed.NOTHING).where(among(_OUT.id, list(lost)), _OUT.owed == Owed.STAGED).execute()
         called = attempts.named(row.id for row in ended)
         for id, name in called.items():
             tally.problem(f"'{names.shown(name)}' for {destination.name}: {lost[id]}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from peewee import Expression
 
@@ -26,7 +26,7 @@ from libtool.errors import (
     TooLarge,
     UnderWay,
 )
-from libtool.models.base import current, serialise, writing
+from libtool.models.base import among, current, insert_rows, raw_rows, serialise, writing
 from libtool.models.tables import File, IncomingTransfer, Instance, live
 from libtool.models.tables import Store as StoreRow
 from libtool.peers.messages import (
@@ -42,6 +42,7 @@ from libtool.peers.messages import (
     UploadItem,
 )
 from libtool.states import Owed, TransferStatus, earlier
+from libtool.units import to_microseconds
 
 #: PostgreSQL advisory key under which names are given out, so that "a" and "a/b" cannot be promised side by side.
 NAMES_KEY = 0x6C6962746F6F6C
@@ -50,11 +51,25 @@ _IN = IncomingTransfer
 _PIECE = 5000
 
 
+class Place(NamedTuple):
+    """Where a staged file may be put: what the answer to a request is made of."""
+
+    id: int
+    source_id: int
+    name: str
+    store: int
+    staging_id: str
+
+
+_PLACE_COLUMNS = (_IN.id, _IN.source_transfer_id, _IN.name, _IN.store, _IN.staging_id)
+_UPLOAD_COLUMNS = ("name", "size", "checksum", "uploader", "source_transfer_id")
+
+
 @dataclass
 class _Sorting:
     """What will happen to each item of a request."""
 
-    replayed: dict[int, IncomingTransfer] = field(default_factory=dict)  #: source id → the row that answers it
+    replayed: dict[int, Place] = field(default_factory=dict)  #: source id → the row that answers it
     superseded: list[int] = field(default_factory=list)  #: our ids of what the source gave up by asking anew
     fresh: list[UploadItem] = field(default_factory=list)
     refused: list[RefusedItem] = field(default_factory=list)
@@ -93,26 +108,29 @@ def stage(host: Host, caller: Caller, request: BatchStage, *, stock: bool) -> Ba
         staging_id = os.urandom(16).hex()
         now = host.now()
         if fitting and row is not None:
-            _IN.insert_many(
+            insert_rows(
+                _IN,
+                [*_UPLOAD_COLUMNS, "source", "status", "owed", "store_id", "staging_id", "create_time"],
                 [
-                    {
-                        "name": item.destination_location,
-                        "size": item.upload_size,
-                        "checksum": item.upload_checksum,
-                        "uploader": item.uploader,
-                        "source": request.source,
-                        "source_transfer_id": item.source_transfer_id,
-                        "status": TransferStatus.INITIATED,
-                        "owed": Owed.NOTHING,
-                        "store": row.id,
-                        "staging_id": staging_id,
-                        "create_time": now,
-                    }
+                    (
+                        item.destination_location,
+                        item.upload_size,
+                        item.upload_checksum,
+                        item.uploader,
+                        item.source_transfer_id,
+                        request.source,
+                        int(TransferStatus.INITIATED),
+                        int(Owed.NOTHING),
+                        row.id,
+                        staging_id,
+                        to_microseconds(now),
+                    )
                     for item in fitting
-                ]
-            ).execute()
-            for each in _IN.select().where(_IN.staging_id == staging_id):
-                sorting.replayed[each.source_transfer_id] = each
+                ],
+            )
+            for each in raw_rows(_IN.select(*_PLACE_COLUMNS).where(_IN.staging_id == staging_id)):
+                place = Place(*each)
+                sorting.replayed[place.source_id] = place
     return _answer(host, request, sorting, row, store, stock)
 
 
@@ -132,12 +150,12 @@ def _answer(
     rows = {each.id: each for each in StoreRow.select()}
     by_place: dict[tuple[int, str], list[str]] = {}
     for each in sorting.replayed.values():
-        by_place.setdefault((each.store_id, each.staging_id), []).append(each.name)
+        by_place.setdefault((each.store, each.staging_id), []).append(each.name)
     if len({store_id for store_id, _ in by_place}) > 1:
         # A replay that spans stores: one answer names one store, so the smaller part comes with the next request.
         best = max(by_place, key=lambda place: len(by_place[place]))[0]
         for source_id, each in list(sorting.replayed.items()):
-            if each.store_id != best:
+            if each.store != best:
                 del sorting.replayed[source_id]
                 sorting.refused.append(RefusedItem(source_id, BUSY, "it is staged in another store; ask for it again"))
         by_place = {place: found for place, found in by_place.items() if place[0] == best}
@@ -195,7 +213,8 @@ def _sort(request: BatchStage, limit: int) -> _Sorting:
     for item in request.uploads:
         try:
             names.check(item.destination_location, limit)
-            names.check(item.upload_name, names.PATH_MAX)
+            if item.upload_name != item.destination_location:
+                names.check(item.upload_name)
         except NameRefused as refusal:
             sorting.refuse(item, NAME, str(refusal.facts["why"]))
             continue
@@ -225,13 +244,15 @@ def _sort_out_nested(wanted: dict[str, UploadItem], sorting: _Sorting) -> None:
 def _sort_out_known(wanted: dict[str, UploadItem], sorting: _Sorting) -> None:
     """What the catalogue holds already: the same content with a copy is HAVE, without one it may come again."""
     for piece in portions(list(wanted), _PIECE):
-        known = {file.name: file for file in File.select().where(File.name << piece)}
+        known = {file.name: file for file in File.select().where(among(File.name, piece))}
         if not known:
             continue
-        copies = dict(Instance.select(Instance.file, Instance.store)
+        copies = dict(
+            Instance.select(Instance.file, Instance.store)
             .join(StoreRow)
-            .where(Instance.file << [file.id for file in known.values()], Instance.available)
-            .tuples())
+            .where(among(Instance.file, [file.id for file in known.values()]), Instance.available)
+            .tuples()
+        )
         for name, file in known.items():
             item = wanted[name]
             same = digest.same(file.checksum, item.upload_checksum)
@@ -248,11 +269,13 @@ def _sort_out_known(wanted: dict[str, UploadItem], sorting: _Sorting) -> None:
 def _sort_out_live(source: str, wanted: dict[str, UploadItem], sorting: _Sorting) -> None:
     """What is under way: a repeated request, one that replaces an older one of the same source, or somebody else's."""
     for piece in portions(list(wanted), _PIECE):
-        for row in _IN.select().where(_IN.name << piece, live(_IN)):
+        for row in _IN.select().where(among(_IN.name, piece), live(_IN)):
             item = wanted[row.name]
             equal = row.size == item.upload_size and digest.same(row.checksum, item.upload_checksum)
             if row.source == source and row.source_transfer_id == item.source_transfer_id and equal:
-                sorting.replayed[item.source_transfer_id] = row
+                sorting.replayed[item.source_transfer_id] = Place(
+                    row.id, row.source_transfer_id, row.name, row.store_id, row.staging_id
+                )
                 wanted.pop(row.name)
             elif row.source == source and (row.status < TransferStatus.STAGED or not equal):
                 sorting.superseded.append(row.id)
@@ -283,8 +306,8 @@ def clashing(wanted: Iterable[str]) -> list[str]:
             ups.setdefault(up, []).append(name)
     for piece in portions(list(ups), _PIECE):
         for query in (
-            File.select(File.name).where(File.name << piece),
-            _IN.select(_IN.name).where(_IN.name << piece, live(_IN)),
+            File.select(File.name).where(among(File.name, piece)),
+            _IN.select(_IN.name).where(among(_IN.name, piece), live(_IN)),
         ):
             for (up,) in query.tuples():
                 clashing += ups[up]
@@ -320,7 +343,7 @@ def move(ids: list[int], new: TransferStatus, caller: Caller, host: Host) -> lis
     """Let the caller move its own incoming transfers to ``new``; returns those that were moved."""
     moved: list[int] = []
     for piece in portions(ids, _PIECE):
-        mine = (_IN.id << piece) & (_IN.status << earlier(new)) & owned(caller)
+        mine = (among(_IN.id, piece)) & (_IN.status << earlier(new)) & owned(caller)
         changes: dict[str, Any] = {"status": new}
         if new > TransferStatus.STAGED:
             changes |= {"end_time": host.now(), "owed": Owed.NOTHING, "reason": "the source gave it up"}
@@ -332,7 +355,7 @@ def end(ids: list[int], status: TransferStatus, host: Host, reason: str) -> int:
     """End live incoming transfers without telling anybody; their staging places are removed by recv-clone."""
     return int(
         _IN.update(status=status, end_time=host.now(), owed=Owed.NOTHING, reason=reason)
-        .where(_IN.id << ids, live(_IN))
+        .where(among(_IN.id, ids), live(_IN))
         .execute()
     )
 
@@ -341,5 +364,5 @@ def states(ids: list[int], caller: Caller) -> dict[int, TransferStatus | None]:
     """How far the caller's incoming transfers have come; None: unknown, or not the caller's."""
     found: dict[int, TransferStatus | None] = dict.fromkeys(ids)
     for piece in portions(ids, _PIECE):
-        found.update(_IN.select(_IN.id, _IN.status).where(_IN.id << piece, owned(caller)).tuples())
+        found.update(_IN.select(_IN.id, _IN.status).where(among(_IN.id, piece), owned(caller)).tuples())
     return found

@@ -76,7 +76,7 @@ def resend(host: Host, caller: Caller, name: str, librarian: str) -> int:
 
 
 def _stage(host: Host, destination: Librarian, peer: Peer, transfer: OutgoingTransfer, file: File) -> None:
-    offer = sending.Offer(transfer.id, file.name, file.size, file.checksum, file.uploader, file.kind, file.id)
+    offer = sending.Offer(transfer.id, file.name, file.size, file.checksum, file.uploader, file.id)
     try:
         sending.stage(host, destination, peer, [offer], sending.Wish(), Tally())
     except PeerUnreachable as trouble:

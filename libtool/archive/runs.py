@@ -10,7 +10,7 @@ from datetime import timedelta
 from peewee import SQL, fn
 
 from libtool.archive.hands import Host, Tally
-from libtool.models.base import writing
+from libtool.models.base import among, writing
 from libtool.models.tables import IncomingTransfer, OutgoingTransfer, SendQueue, TaskRun
 
 #: Rows of history that one run removes at most.
@@ -71,7 +71,7 @@ def prune(host: Host) -> None:
         ids = [row.id for row in old]
         if ids:
             with writing("prune"):
-                table.delete().where(table.id << ids).execute()
+                table.delete().where(among(table.id, ids)).execute()
     used = OutgoingTransfer.select(SQL("1")).where(OutgoingTransfer.queue == SendQueue.id)
     items = [
         row.id
@@ -81,13 +81,13 @@ def prune(host: Host) -> None:
     ]
     if items:
         with writing("prune"):
-            SendQueue.delete().where(SendQueue.id << items).execute()
+            SendQueue.delete().where(among(SendQueue.id, items)).execute()
     runs = [
         row.id for row in TaskRun.select(TaskRun.id).where(TaskRun.ended < before).order_by(TaskRun.id).limit(PRUNE)
     ]
     if runs:
         with writing("prune"):
-            TaskRun.delete().where(TaskRun.id << runs).execute()
+            TaskRun.delete().where(among(TaskRun.id, runs)).execute()
 
 
 def latest() -> list[TaskRun]:

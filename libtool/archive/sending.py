@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from peewee import SQL, Expression, fn
 
@@ -18,7 +18,7 @@ from libtool import digest, movers, names
 from libtool.archive import attempts, librarians, notices
 from libtool.archive.hands import Budget, Host, Tally
 from libtool.errors import PeerDeniesUs, PeerRefused, PeerUnreachable
-from libtool.models.base import update_many, writing
+from libtool.models.base import among, raw_rows, update_many, writing
 from libtool.models.tables import (
     File,
     Instance,
@@ -33,7 +33,7 @@ from libtool.models.tables import (
 from libtool.models.tables import Store as StoreRow
 from libtool.peers import features, messages
 from libtool.peers.client import Answer, Peer, read_error
-from libtool.states import FileKind, Owed, TransferStatus
+from libtool.states import Owed, TransferStatus
 from libtool.units import to_microseconds
 
 #: Files that a run looks at again beyond those it has not considered yet; so all are within some days.
@@ -58,8 +58,7 @@ class Wish:
     batch: int = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """One transfer that waits to be staged, with what the destination must know of its file."""
 
     id: int
@@ -67,7 +66,6 @@ class Offer:
     size: int
     checksum: str
     uploader: str
-    kind: FileKind
     file: int
 
 
@@ -218,7 +216,7 @@ def _considered(row: Librarian, upto: int, again: int, wish: Wish) -> None:
 def _offers(destination: Librarian, after: int, limit: int, now: datetime) -> list[Offer]:
     """The next transfers that wait to be staged, bounded in number and in bytes of names."""
     rows = (
-        _OUT.select(_OUT.id, File.name, File.size, File.checksum, File.uploader, File.kind, File.id)
+        _OUT.select(_OUT.id, File.name, File.size, File.checksum, File.uploader, File.id)
         .join(File)
         .where(
             _OUT.destination == destination.id,
@@ -228,11 +226,10 @@ def _offers(destination: Librarian, after: int, limit: int, now: datetime) -> li
         )
         .order_by(_OUT.id)
         .limit(limit)
-        .tuples()
     )
     offers: list[Offer] = []
     size = 0
-    for row in rows:
+    for row in raw_rows(rows):
         size += 2 * len(row[1]) + 300
         if size > REQUEST_BYTES and offers:
             break
@@ -464,7 +461,7 @@ def _queue(
             by_store.setdefault(copies[offer.file], []).append(offer.id)
         for store, ids in by_store.items():
             _OUT.update(store=store, queue=queue, not_before=None, reason=None).where(
-                _OUT.id << ids, live(_OUT)
+                among(_OUT.id, ids), live(_OUT)
             ).execute()
         if unreadable:
             attempts.fail(unreadable, now, tell=True, counts=False, again=now + attempts.FIRST_DELAY)
@@ -507,9 +504,9 @@ def _copies(host: Host, files: list[int], preference: str | None) -> dict[int, i
     rows = (
         Instance.select(Instance.file, StoreRow.id, StoreRow.name)
         .join(StoreRow)
-        .where(Instance.file << files, Instance.available, StoreRow.enabled)
+        .where(among(Instance.file, files), Instance.available, StoreRow.enabled)
     )
-    for file, store, name in rows.tuples():
+    for file, store, name in raw_rows(rows):
         rank = -1 if name == preference else order.get(name, len(order))
         if file not in found or rank < found[file][0]:
             found[file] = (rank, store)
@@ -536,7 +533,7 @@ def _wait(reasons: dict[int, str], until: datetime | None) -> None:
         for reason in set(reasons.values()):
             same = [id for id, why in reasons.items() if why == reason]
             _OUT.update(not_before=until, reason=reason[:1000]).where(
-                _OUT.id << same, _OUT.status == SQL("0")
+                among(_OUT.id, same), _OUT.status == SQL("0")
             ).execute()
 
 
@@ -562,7 +559,7 @@ def tell_failures(host: Host, destination: Librarian, peer: Peer) -> None:
         peer.ask("checkin/update", messages.CheckinUpdate([], ids, TransferStatus.FAILED), messages.CheckinUpdated)
         with writing("failure told"):
             _OUT.update(owed=Owed.NOTHING).where(
-                _OUT.id << [row.id for row in rows], _OUT.owed == Owed.FAILURE
+                among(_OUT.id, [row.id for row in rows]), _OUT.owed == Owed.FAILURE
             ).execute()
 
 

@@ -51,12 +51,13 @@ def add_librarian(
     with frame.open() as node:
         librarians.check_url(url, port, local=True, allow_plain_http=allow_plain_http)
         port = port if port is not None else _usual_port(url)
+        features = None
         if not do_not_check_connection:
-            _check(node, name, url, port, secret)
+            features = _check(node, name, url, port, secret)
         if dry_run:
             print(f"would register {name} at {url}")
             return
-        librarians.add(node, name, url, port, secret, node.conceal(secret))
+        librarians.add(node, name, url, port, secret, node.conceal(secret), features)
         frame.say(f"librarian {name} is registered")
 
 
@@ -67,10 +68,10 @@ def _usual_port(url: str) -> int | None:
     return parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
-def _check(node: Node, name: str, url: str, port: int | None, secret: str) -> None:
+def _check(node: Node, name: str, url: str, port: int | None, secret: str) -> str | None:
     """Ask for a sign of life under the account; nothing is registered when that fails."""
     try:
-        librarians.try_out(node, name, url, port, secret)
+        return librarians.try_out(node, name, url, port, secret)
     except LibtoolError as trouble:
         how = "Nothing was registered. Mend it, or add --do-not-check-connection to register it all the same."
         raise Refused(why=trouble.reason, how=how) from None

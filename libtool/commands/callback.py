@@ -6,6 +6,7 @@ rich, requests, globus_sdk and keyring, because every request is a process of it
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -41,6 +42,7 @@ _PHRASES = {
 
 def main() -> None:
     """Answer the request and end."""
+    gc.disable()  # the process ends before garbage matters
     arguments = [word for word in sys.argv[1:] if word != "callback"]
     config = None
     if arguments[:1] == ["--config"] and len(arguments) == 2:
@@ -59,6 +61,8 @@ def serve(config: str | None) -> None:
     # A client's "Proxy:" header must not choose where our own requests go.
     os.environ.pop("HTTP_PROXY", None)
     write(respond(config))
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def respond(config: str | None) -> router.Response:

@@ -57,6 +57,12 @@ class DirectMover(Mover):
         parent = os.path.dirname(item.target)
         if parent not in safe:
             safe[parent] = self._inside(item.target)
+            if safe[parent]:
+                try:
+                    os.makedirs(parent, exist_ok=True)
+                except OSError as trouble:
+                    del safe[parent]
+                    return f"{trouble.filename}: {trouble.strerror}", trouble.errno in PASSING
         if not safe[parent]:
             return f"{item.target} is outside of local_transfer_roots", False
         try:
@@ -72,7 +78,6 @@ class DirectMover(Mover):
     def _part(target: str) -> str:
         """Where the item is made before it gets its name; no file may be named so. Removes what a crash left there."""
         directory, name = os.path.split(target)
-        os.makedirs(directory, exist_ok=True)
         part = f"{directory}/{RESERVED}{zlib.crc32(os.fsencode(name)):08x}"
         if os.path.lexists(part):
             remove_tree(part) if os.path.isdir(part) else os.unlink(part)

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from libtool.errors import PeerDeniesUs, PeerRefused, PeerUnreachable
 from libtool.peers import features, messages, passwords
@@ -134,23 +133,3 @@ def read_error(body: bytes) -> tuple[str, str, dict[str, Any]]:
         ]
         return "; ".join(parts[:5]), "", found
     return str(found.get("reason") or ""), str(found.get("suggested_remedy") or ""), found
-
-
-def connect(url: str, port: int | None) -> Transport:
-    """A transport for a librarian's URL: ``http(s)://host[/path]`` with its port, or ``exec:///path/to/config.yaml``."""
-    scheme = urlsplit(url).scheme
-    if scheme == "exec":
-        from libtool.peers.exec import ExecTransport
-
-        return ExecTransport(unquote(urlsplit(url).path), ANSWER_SECONDS)
-    from libtool.peers.http import HttpTransport
-
-    return HttpTransport(with_port(url, port), ANSWER_SECONDS)
-
-
-def with_port(url: str, port: int | None) -> str:
-    """``scheme://host:PORT`` and the path without a slash at its end, as stock clients build it."""
-    parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
-    place = f"{host}:{port}" if port else parts.netloc
-    return urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", ""))

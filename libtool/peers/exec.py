@@ -12,7 +12,7 @@ import sys
 from libtool.peers.client import ANSWER_LIMIT, Answer, NoAnswer, Transport
 
 #: How the other librarian's callback is started.
-COMMAND = (sys.executable, "-m", "libtool", "callback")
+COMMAND = (sys.executable, "-c", "from libtool.commands.callback import main; main()")
 
 
 class ExecTransport(Transport):

@@ -182,28 +182,23 @@ class PosixStore(Store):
         self.check()
         self._roads.clear()
         rename = not self.own and self._one_file_system()
-        outcomes = [self._judge(arrival, rename) for arrival in arrivals]
-        good = [n for n, outcome in enumerate(outcomes) if outcome.fate is Fate.STORED]
-        ready = {n: self._arrived_at(arrivals[n], rename) for n in good}
-        placing = {n: path for n, path in ready.items() if path is not None}
+        ready: dict[int, str] = {}
+        outcomes = [self._judge(arrival, rename, n, ready) for n, arrival in enumerate(arrivals)]
+        placing = {n: path for n, path in ready.items() if outcomes[n].fate is Fate.STORED}
         seam("take in: verified")
-        copying.sync(path for path in placing.values() for path in _data_of(path))
+        copying.sync(path for n, at in placing.items() for path in _data_of(at, outcomes[n].kind))
         seam("take in: data synced")
         changed: set[str] = set()
         for n, path in placing.items():
             outcomes[n] = self._place(arrivals[n], path, outcomes[n], changed)
             seam("take in: placed one")
         if self.readonly or self.group_write:
-            for n in good:
-                self._permissions(self.path(arrivals[n].name))
+            for n, outcome in enumerate(outcomes):
+                if outcome.fate is Fate.STORED:
+                    outcomes[n] = self._permissions(self.path(arrivals[n].name), outcome)
         copying.sync(sorted(changed))
         seam("take in: directories synced")
         return outcomes
-
-    def _arrived_at(self, arrival: Arrival, rename: bool) -> str | None:
-        """The path, on the store's own file system, that is to be linked into place; None: it is in place."""
-        path = self.staging_path(arrival.staging_id, arrival.name) if rename else self._part(arrival)
-        return path if os.path.lexists(path) else None
 
     def _part(self, arrival: Arrival) -> str:
         return f"{self.root}/{PARTS}/{arrival.staging_id}/{arrival.name}"
@@ -216,8 +211,8 @@ class PosixStore(Store):
             self._roads[directory] = os.path.realpath(directory) == straight
         return self._roads[directory]
 
-    def _judge(self, arrival: Arrival, rename: bool) -> Outcome:
-        """Read one arrival; STORED here means "may be placed, or is in place already"."""
+    def _judge(self, arrival: Arrival, rename: bool, number: int, ready: dict[int, str]) -> Outcome:
+        """Read one arrival; STORED here means "may be placed" (then ``ready`` says from where), or "is in place"."""
         staged = self.staging_path(arrival.staging_id, arrival.name)
         try:
             try:
@@ -234,6 +229,7 @@ class PosixStore(Store):
                 return Outcome(Fate.WRONG, f"it has {size} bytes instead of {arrival.size}")
             if not rename:
                 staged = self._copy_over(arrival, staged, kind)
+            ready[number] = staged
             return _compare(staged, kind, arrival.checksum)
         except (FileChanged, FileUnreadable) as trouble:
             return Outcome(Fate.UNKNOWN, trouble.reason)
@@ -308,14 +304,18 @@ class PosixStore(Store):
             Fate.OCCUPIED, f"{self.path(arrival.name)} is already there, with other content, and not in the catalogue"
         )
 
-    def _permissions(self, path: str) -> None:
+    def _permissions(self, path: str, outcome: Outcome) -> Outcome:
         """Apply ``readonly_after_commit`` and ``group_write_after_stage`` to a stored copy."""
-        inside = [os.path.join(path, here) for here, _ in copying.walk(path)] if os.path.isdir(path) else []
-        for each in [*inside, path]:
-            mode = stat.S_IMODE(os.lstat(each).st_mode)
-            wanted = mode & ~0o222 if self.readonly else mode | 0o060
-            if wanted != mode:
-                os.chmod(each, wanted)
+        try:
+            inside = [os.path.join(path, here) for here, _ in copying.walk(path)] if os.path.isdir(path) else []
+            for each in [*inside, path]:
+                mode = stat.S_IMODE(os.lstat(each).st_mode)
+                wanted = mode & ~0o222 if self.readonly else mode | 0o060
+                if wanted != mode:
+                    os.chmod(each, wanted)
+            return outcome
+        except OSError as trouble:
+            return Outcome(Fate.UNKNOWN, f"its mode cannot be set now: {trouble.strerror}")
 
     def copy_in(self, source: str, staging_id: str, name: str) -> Found:
         """Copy into staging; the checksum is the source's own, so that :meth:`take_in` proves the copy."""
@@ -341,7 +341,7 @@ class PosixStore(Store):
         made = self._make_directories(os.path.dirname(target), 0o2775, upto=self.root)
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, "already there", target)
-        copying.sync(_data_of(source))
+        copying.sync(_data_of(source, expected.kind))
         seam("move in: begin")
         try:
             os.rename(source, target)
@@ -351,7 +351,7 @@ class PosixStore(Store):
             raise
         seam("move in: renamed")
         if self.readonly or self.group_write:
-            self._permissions(target)
+            self._permissions(target, Outcome(Fate.STORED))
         copying.sync([os.path.dirname(target), os.path.dirname(source) or ".", *map(os.path.dirname, made)])
         return True
 
@@ -419,8 +419,8 @@ def _compare(path: str, kind: FileKind, checksum: str) -> Outcome:
     return Outcome(Fate.STORED, kind=kind)
 
 
-def _data_of(path: str) -> list[str]:
+def _data_of(path: str, kind: FileKind) -> list[str]:
     """What must be synced so that ``path`` is durable: the file, or everything in the directory."""
-    if not os.path.isdir(path):
+    if kind is FileKind.FILE:
         return [path]
     return [path, *(os.path.join(path, here) for here, _ in copying.walk(path))]
