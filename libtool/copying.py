@@ -37,7 +37,12 @@ def copy_file(source: str, target: str, *, follow: bool = True, mode: int = 0o66
     OSErrors. A target that was begun is removed again unless the process dies.
     """
     seam("copy: begin")
-    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    try:
+        reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    except OSError as trouble:
+        if trouble.errno == errno.ENXIO:  # a socket, or a device without its hardware
+            raise FileUnreadable(path=source, why="it is no regular file") from None
+        raise
     try:
         before = os.fstat(reading)
         if not stat.S_ISREG(before.st_mode):
@@ -195,19 +200,79 @@ _libc: ctypes.CDLL | None = None
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory and everything in it, also what is read-only; what is not there is fine; no link is followed."""
-    import shutil
+    """Remove a directory and everything in it, also what is read-only; what is not there is fine; no link is followed.
 
-    def open_up(function: object, failed: str, trouble: object) -> None:
-        with suppress(OSError):
-            os.chmod(os.path.dirname(failed), 0o700)
-            if os.path.isdir(failed) and not os.path.islink(failed):
-                os.chmod(failed, 0o700)
-                shutil.rmtree(failed, ignore_errors=True)
+    Raises OSError when something stays. It goes down and up by descriptors, one at a time, so that neither a link that
+    somebody puts in between nor a path longer than the system's leads it astray.
+    """
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            return
+        at = _enter(path, None)
+    except FileNotFoundError:
+        return
+    try:
+        here = _empty(at)
+        road: list[tuple[str, tuple[int, int], list[str]]] = []
+        while here or road:
+            if here:
+                name = here.pop()
+                try:
+                    below = _enter(name, at)
+                except FileNotFoundError:
+                    continue
+                road.append((name, _place(at), here))
+                os.close(at)
+                at = below
+                here = _empty(at)
             else:
-                os.unlink(failed)
+                name, parent, here = road.pop()
+                above = os.open("..", _DIRECTORY, dir_fd=at)
+                os.close(at)
+                at = above
+                if _place(at) != parent:
+                    raise OSError(errno.EBUSY, "it was moved while it was being removed", path)
+                os.rmdir(name, dir_fd=at)
+    finally:
+        os.close(at)
+    os.rmdir(path)
 
-    if os.path.islink(path):
-        os.unlink(path)
-    elif os.path.lexists(path):
-        shutil.rmtree(path, onerror=open_up)
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _place(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _enter(name: str, parent: int | None) -> int:
+    """A descriptor of a directory that is about to be emptied, opened up for its owner."""
+    try:
+        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{handle}", 0o700)
+        finally:
+            os.close(handle)
+        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+    mode = os.fstat(descriptor).st_mode
+    if mode & 0o700 != 0o700:
+        with suppress(PermissionError):
+            os.fchmod(descriptor, stat.S_IMODE(mode) | 0o700)
+    return descriptor
+
+
+def _empty(directory: int) -> list[str]:
+    """Remove all but the directories from one; returns their names."""
+    kept: list[str] = []
+    with os.scandir(directory) as entries:
+        for entry in list(entries):
+            if entry.is_dir(follow_symlinks=False):
+                kept.append(entry.name)
+            else:
+                with suppress(FileNotFoundError):
+                    os.unlink(entry.name, dir_fd=directory)
+    return kept

@@ -18,14 +18,26 @@ KEYRING_SECONDS = 5.0
 def read_file(path: str, name: str, *, trusted: bool = False) -> str:
     """The secret in ``path`` without its line end; SecretUnsafe when anyone but this user could read or change it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Nobody may make us wait at a named pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as trouble:
         raise SecretMissing(name=name, places=f"{path} ({trouble.strerror})") from None
-    with os.fdopen(descriptor, encoding="utf-8") as stream:
+    except ValueError:
+        raise SecretMissing(name=name, places=f"{path} (no path can be spelled so)") from None
+    try:
         found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise SecretMissing(name=name, places=f"{path} (it is no regular file)")
         if not trusted and (stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid != os.geteuid()):
             raise SecretUnsafe(file=path, name=name)
-        return stream.read().strip()
+        with open(descriptor, encoding="utf-8", closefd=False) as stream:
+            return stream.read().strip()
+    except OSError as trouble:
+        raise SecretMissing(name=name, places=f"{path} ({trouble.strerror})") from None
+    except UnicodeDecodeError:
+        raise SecretMissing(name=name, places=f"{path} (it is no text in UTF-8)") from None
+    finally:
+        os.close(descriptor)
 
 
 def write_file(path: str, secret: str) -> None:

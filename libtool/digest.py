@@ -64,12 +64,14 @@ def of_descriptor(descriptor: int, function: str = DEFAULT) -> str:
 
 def files_below(path: str) -> Iterator[str]:
     """Every entry below ``path`` that is no directory; symbolic links to directories are neither entered nor given."""
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from files_below(entry.path)
-            elif not entry.is_dir():
-                yield entry.path
+    todo = [path]
+    while todo:
+        with os.scandir(todo.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                elif not entry.is_dir():
+                    yield entry.path
 
 
 def of_tree(path: str, function: str = DEFAULT) -> str:

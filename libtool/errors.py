@@ -134,6 +134,16 @@ class DatabaseMissing(LibtoolError):
     http_status = 503
 
 
+class DatabaseRuined(LibtoolError):
+    """What lies in the database's place is none, or is damaged."""
+
+    message = "the database {database} cannot be read: {why}"
+    meaning = "Nothing was done."
+    remedy = "Check what lies there; if it is damaged, restore it from the backup."
+    exit_code = 78
+    http_status = 503
+
+
 class SchemaDiffers(LibtoolError):
     """The database's tables are older or newer than this libtool."""
 

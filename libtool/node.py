@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from libtool import credentials, locks, settings
-from libtool.errors import DatabaseMissing, LockTaken, Refused, SecretMissing, StoreUnavailable
+from libtool.errors import DatabaseMissing, DatabaseRuined, LockTaken, Refused, SecretMissing, StoreUnavailable
 from libtool.models import drivers
 
 if TYPE_CHECKING:
@@ -39,10 +39,13 @@ class Node:
 
     @classmethod
     @contextmanager
-    def open(cls, config: str | None = None, *, setting_up: bool = False) -> Iterator[Node]:
+    def open(
+        cls, config: str | None = None, *, setting_up: bool = False, busy: float | None = None
+    ) -> Iterator[Node]:
         """The librarian of a configuration file, its tables bound to its database for the time of the block.
 
         ``setting_up``: the database may be missing or older, and nobody else may use it meanwhile.
+        ``busy``: how long another writer is waited for, in seconds, when it is less than usual.
         """
         configuration = settings.load(settings.find(config))
         drivers.import_peewee_for(configuration.database)
@@ -59,15 +62,20 @@ class Node:
                     raise DatabaseMissing(database=path)
                 stack.enter_context(locks.held(directory, SCHEMA_LOCK, shared=True))
             password = _database_password(configuration)
-            database = base.open_database(configuration.database, configuration.directory, password, create=setting_up)
+            with _sound(configuration):
+                database = base.open_database(
+                    configuration.database, configuration.directory, password, create=setting_up, busy=busy
+                )
             stack.enter_context(base.bound(database, tables.TABLES))
             node = cls(configuration, database)
             if setting_up:
                 stack.enter_context(node._advisory(SCHEMA_LOCK, wait=True))
-                migrations.migrate(database, node.now())
+                with _sound(configuration):
+                    migrations.migrate(database, node.now())
             else:
                 stack.enter_context(node._advisory(SCHEMA_LOCK, shared=True))
-                migrations.check(database)
+                with _sound(configuration):
+                    migrations.check(database)
             yield node
 
     # -- what the rules are handed -----------------------------------------------------------------------------
@@ -202,6 +210,22 @@ def run_directory(configuration: settings.Settings) -> str:
 
     database = sqlite_path(configuration.database, configuration.directory)
     return os.path.join(os.path.dirname(database) if database else configuration.directory, "run")
+
+
+@contextmanager
+def _sound(configuration: settings.Settings) -> Iterator[None]:
+    """Let a file that is no database, or no longer one, be named as such."""
+    import peewee
+
+    try:
+        yield
+    except peewee.DatabaseError as trouble:
+        if type(trouble) is not peewee.DatabaseError:  # its kinds speak of a state or of a fault, not of damage
+            raise
+        from libtool.models.base import sqlite_path
+
+        place = sqlite_path(configuration.database, configuration.directory) or "of the configuration"
+        raise DatabaseRuined(database=place, why=str(trouble)) from trouble
 
 
 def _database_password(configuration: settings.Settings) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
-from libtool import units
+from libtool import parsed, units
 from libtool.errors import ConfigurationError, NoConfiguration
 
 Check = Callable[[Any], Any]
@@ -219,7 +219,25 @@ class Settings:
 _ALIASES = {"ingestable": "ingestible", "async_transfer_manager_data": "asynchronous_transfer_manager_data"}
 #: Keys of the reference that mean nothing here.
 _IGNORED = frozenset(
-    ["host", "port", "log_level", "log_settings", "debug", "alembic_config_path", "alembic_path", "database_driver", "database_user", "database_host", "database_port", "maximal_upload_size_bytes", "checksum_threads", "checksum_timeout", "globus_encrypt_transfers", "max_copy_retries", "transfer_manager_data"]
+    [
+        "host",
+        "port",
+        "log_level",
+        "log_settings",
+        "debug",
+        "alembic_config_path",
+        "alembic_path",
+        "database_driver",
+        "database_user",
+        "database_host",
+        "database_port",
+        "maximal_upload_size_bytes",
+        "checksum_threads",
+        "checksum_timeout",
+        "globus_encrypt_transfers",
+        "max_copy_retries",
+        "transfer_manager_data",
+    ]
 )
 #: Keys of the reference that would hold a secret in the file itself, and where it belongs instead.
 _INLINE_SECRETS = {
@@ -333,11 +351,25 @@ _loaded: dict[str, tuple[tuple[int, int, int], Settings]] = {}
 
 
 def _load(file: str) -> Settings:
+    given = parsed.recall(file)
+    known = given is not None
+    if not known:
+        given = _parse(file)
+    reader = _Reader(file)
+    settings: Settings = reader.section(Settings, given, "", file=os.path.abspath(file))
+    if reader.ignored:
+        object.__setattr__(settings, "ignored", tuple(reader.ignored))
+    if not known:
+        parsed.keep(file, given)
+    return settings
+
+
+def _parse(file: str) -> Any:
     import yaml
 
     try:
         with open(file, "rb") as stream:
-            given = yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            return yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except OSError as trouble:
         raise ConfigurationError(file=file, key="the whole file", why=f"cannot be read: {trouble.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as trouble:
@@ -346,11 +378,6 @@ def _load(file: str) -> Settings:
         raise ConfigurationError(
             file=file, key=where, why=f"is no YAML: {getattr(trouble, 'problem', trouble)}"
         ) from None
-    reader = _Reader(file)
-    settings: Settings = reader.section(Settings, given, "", file=os.path.abspath(file))
-    if reader.ignored:
-        object.__setattr__(settings, "ignored", tuple(reader.ignored))
-    return settings
 
 
 def example() -> str:

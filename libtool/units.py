@@ -23,7 +23,7 @@ def parse_span(text: str | int | float) -> float:
 
     Raises ValueError with what was expected.
     """
-    if isinstance(text, bool):
+    if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         raise ValueError("expected a span such as 90s, 10m, 2h or 7d")
     if isinstance(text, (int, float)):
         seconds = float(text)
@@ -52,12 +52,14 @@ def show_span(seconds: float) -> str:
 
 def parse_size(text: str | int) -> int:
     """Bytes of ``"100"``, ``"20T"``, ``"1.5GiB"``. Raises ValueError with what was expected."""
-    if isinstance(text, int) and not isinstance(text, bool):
+    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
         return text
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgtp]?i?)b?", str(text).strip().lower())
-    if not found or found[2] not in _SIZES:
+    spelled = text.strip().lower() if isinstance(text, str) else ""
+    found = re.fullmatch(r"(\d{1,30})(\.\d{1,30})?\s*([kmgtp]?i?)b?", spelled, re.ASCII)
+    if not found or found[3] not in _SIZES:
         raise ValueError("expected a size such as 100, 20GB or 1.5TiB")
-    return int(float(found[1]) * _SIZES[found[2]])
+    factor = _SIZES[found[3]]
+    return int(found[1]) * factor + int(float(found[2] or 0) * factor)
 
 
 def show_size(size: int) -> str:

@@ -16,7 +16,7 @@ from peewee import SQL, Expression, fn
 
 from libtool import digest, movers, names
 from libtool.archive import attempts, librarians, notices
-from libtool.archive.hands import Budget, Host, Tally
+from libtool.archive.hands import Budget, Host, Tally, portions
 from libtool.errors import PeerDeniesUs, PeerRefused, PeerUnreachable
 from libtool.models.base import among, raw_rows, update_many, writing
 from libtool.models.tables import (
@@ -42,6 +42,8 @@ SECOND_LOOK = 5000
 SETTLED = timedelta(minutes=10)
 #: Longest name that stock librarians keep.
 STOCK_NAME = 256
+#: Queue items that one request may be for, and files in it then.
+REQUEST_ITEMS, REQUEST_FILES = 2, 2000
 #: Bytes of names in one request.
 REQUEST_BYTES = 8 * 1024**2
 #: How long to leave alone what the destination said is under way there.
@@ -83,7 +85,7 @@ def send(
     after, full = 0, False
     try:
         while budget.left:
-            offers = _offers(destination, after, wish.batch, host.now())
+            offers = _offers(destination, after, _request_size(destination, wish), host.now())
             if not offers and (full or not choose(host, destination, wish)):
                 break
             if not offers:
@@ -122,6 +124,14 @@ def send(
             peer.close()
 
 
+def _request_size(destination: Librarian, wish: Wish) -> int:
+    """Files in one request: two queue items' worth, for a request costs more than a file; stock librarians, which
+    answer for a request as a whole, get one."""
+    if features.BATCH not in destination.features.split():
+        return wish.batch
+    return max(wish.batch, min(REQUEST_ITEMS * wish.batch, REQUEST_FILES))
+
+
 def waiting(destination: Librarian) -> int:
     """How many transfers are written down and not staged at a destination."""
     return int(
@@ -142,16 +152,17 @@ def choose(host: Host, destination: Librarian, wish: Wish) -> int:
     row = Librarian.get_by_id(destination.id)
     upto = row.sent_upto if row.sent_age == wish.age_in_days else 0
     with writing("choose"):
-        chosen = _insert(_due_again(destination, now), wish.batch, destination, now)
-        if chosen < wish.batch:
+        limit = _request_size(destination, wish)
+        chosen = _insert(_due_again(destination, now), limit, destination, now)
+        if chosen < limit:
             fresh = File.id > upto
-            chosen += _insert(_lacking(destination, wish, now) & fresh, wish.batch - chosen, destination, now)
-        if chosen < wish.batch:
+            chosen += _insert(_lacking(destination, wish, now) & fresh, limit - chosen, destination, now)
+        if chosen < limit:
             again = row.sent_again if row.sent_again < upto else 0
             end = min(again + SECOND_LOOK, upto)
             window = (File.id > again) & (File.id <= end)
-            chosen += _insert(_lacking(destination, wish, now) & window, wish.batch - chosen, destination, now)
-            if chosen < wish.batch:
+            chosen += _insert(_lacking(destination, wish, now) & window, limit - chosen, destination, now)
+            if chosen < limit:
                 _considered(row, _settled_upto(upto, now), end, wish)
     return chosen
 
@@ -424,7 +435,7 @@ def _queue(
     wish: Wish,
     tally: Tally,
 ) -> None:
-    """One queue item for what got a place, with the first carrier of the answer that this node can use."""
+    """Queue what got a place, with the first carrier of the answer that this node can use."""
     now = host.now()
     subject = f"librarian {destination.name}"
     kind, provider, why = _carrier(host, answer)
@@ -437,16 +448,6 @@ def _queue(
     unreadable = {offer.id: "no copy of it can be read here now" for offer, _ in staged if offer.file not in copies}
     with writing("queue"):
         going = [(offer, item) for offer, item in staged if offer.id not in refused and offer.id not in unreadable]
-        queue = None
-        if kind is not None and going:
-            queue = SendQueue.create(
-                destination=destination.id,
-                mover=kind,
-                provider=json.dumps(provider),
-                create_time=now,
-                files=len(going),
-                size=sum(offer.size for offer, _ in going),
-            )
         update_many(
             _OUT,
             ["id", "status", "remote_id", "staging_location"],
@@ -456,25 +457,20 @@ def _queue(
             ],
             only='"outgoing_transfer"."status" = 0',
         )
-        by_store: dict[int, list[int]] = {}
-        for offer, _ in going:
-            by_store.setdefault(copies[offer.file], []).append(offer.id)
-        for store, ids in by_store.items():
-            _OUT.update(store=store, queue=queue, not_before=None, reason=None).where(
-                among(_OUT.id, ids), live(_OUT)
-            ).execute()
+        for part in portions(going, wish.batch) if kind is not None else ():
+            _enqueue(destination, [offer for offer, _ in part], kind, provider, copies, now)
         if unreadable:
             attempts.fail(unreadable, now, tell=True, counts=False, again=now + attempts.FIRST_DELAY)
         if refused:
             attempts.fail(refused, now, tell=True, parked=True)
-        if queue is None and going:
+        if kind is None and going:
             lost = dict.fromkeys((offer.id for offer, _ in going), f"no carrier: {why}")
             attempts.fail(lost, now, tell=True, counts=False, again=now + attempts.FIRST_DELAY)
     for offer, _ in staged:
         if offer.id in refused:
             tally.problem(_said(offer, destination, refused[offer.id]))
     tally.postponed += len(unreadable)
-    if queue is None and going:
+    if kind is None and going:
         tally.person = True
         tally.postponed += len(going)
         text = f"nothing here can carry files to it ({why}). Check local_transfer_roots or the globus keys here, and its store's carriers."
@@ -482,6 +478,26 @@ def _queue(
     elif going:
         tally.done += len(going)
         notices.over(host, tally, subject, "carrier")
+
+
+def _enqueue(
+    destination: Librarian, offers: list[Offer], kind: str, provider: Any, copies: dict[int, int], now: datetime
+) -> None:
+    """One queue item for these; inside the caller's transaction."""
+    queue = SendQueue.create(
+        destination=destination.id,
+        mover=kind,
+        provider=json.dumps(provider),
+        create_time=now,
+        files=len(offers),
+        size=sum(offer.size for offer in offers),
+    )
+    by_store: dict[int, list[int]] = {}
+    for offer in offers:
+        by_store.setdefault(copies[offer.file], []).append(offer.id)
+    for store, ids in by_store.items():
+        going = among(_OUT.id, ids) & live(_OUT)
+        _OUT.update(store=store, queue=queue, not_before=None, reason=None).where(going).execute()
 
 
 def _carrier(host: Host, answer: messages.BatchStaged) -> tuple[str | None, Any, str]:

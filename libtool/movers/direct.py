@@ -15,7 +15,7 @@ from typing import Any
 from libtool.copying import PASSING, remove_tree
 from libtool.errors import FileChanged, FileUnreadable
 from libtool.movers.base import Arrived, Item, ItemOutcome, Mover, Progress, Stage, Ticket
-from libtool.names import RESERVED
+from libtool.names import RESERVED, shown
 from libtool.seams import seam
 
 
@@ -54,9 +54,11 @@ class DirectMover(Mover):
 
     def _try(self, item: Item, safe: dict[str, bool]) -> tuple[str, bool] | None:
         """Carry one item; when it did not go: why, and whether that is likely to pass."""
+        if not _spelled_plainly(item.target):
+            return f"'{shown(item.target)}' is no plain absolute path", False
         parent = os.path.dirname(item.target)
         if parent not in safe:
-            safe[parent] = self._inside(item.target)
+            safe[parent] = self._inside(parent)
             if safe[parent]:
                 try:
                     os.makedirs(parent, exist_ok=True)
@@ -73,6 +75,8 @@ class DirectMover(Mover):
             return trouble.reason, False
         except OSError as trouble:
             return f"{trouble.filename or item.target}: {trouble.strerror}", trouble.errno in PASSING
+        except ValueError as trouble:  # a source that no path can be
+            return f"'{shown(item.source)}': {trouble}", False
 
     @staticmethod
     def _part(target: str) -> str:
@@ -83,11 +87,9 @@ class DirectMover(Mover):
             remove_tree(part) if os.path.isdir(part) else os.unlink(part)
         return part
 
-    def _inside(self, target: str) -> bool:
-        """Whether the target's directory really lies below an allowed root, links resolved."""
-        if not target.startswith("/") or ".." in target.split("/"):
-            return False
-        parent = os.path.realpath(os.path.dirname(target))
+    def _inside(self, directory: str) -> bool:
+        """Whether a directory really lies below an allowed root, links resolved."""
+        parent = os.path.realpath(directory)
         return any(parent == root or parent.startswith(root + os.sep) for root in self.roots)
 
     @abstractmethod
@@ -110,3 +112,8 @@ class DirectMover(Mover):
             ItemOutcome(Arrived.NO, *failed[item.target]) if item.target in failed else ItemOutcome(Arrived.YES)
             for item in items
         ]
+
+
+def _spelled_plainly(target: str) -> bool:
+    """Whether a place that a peer names is absolute and leads nowhere up; checked for each, whatever lies beside it."""
+    return target.startswith("/") and "\0" not in target and not {"", ".", ".."}.intersection(target[1:].split("/"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +14,12 @@ from libtool import copying
 from libtool.errors import FileUnreadable
 from libtool.movers.base import Item
 from libtool.movers.direct import DirectMover
+from libtool.seams import seam
+
+#: What rsync says in words when the destination's disk, not the file, is the trouble.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+#: rsync's exit code for trouble with reading or writing files as such.
+_IO_TROUBLE = 11
 
 
 class RsyncMover(DirectMover):
@@ -33,10 +41,17 @@ class RsyncMover(DirectMover):
         if item.directory:
             copying.inspect(source)
             source += "/"
+        elif not stat.S_ISREG(os.stat(source).st_mode):
+            raise FileUnreadable(path=source, why="it is no regular file")
         command = [
             "rsync",
             "--archive",
             "--copy-links",
+            "--sparse",
+            "--no-specials",
+            "--no-devices",
+            "--no-perms",
+            "--chmod=D775,F664",
             "--no-owner",
             "--no-group",
             "--protect-args",
@@ -44,8 +59,16 @@ class RsyncMover(DirectMover):
             source,
             part,
         ]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, env={**os.environ, "LC_ALL": "C"}, check=False
+        )
         if done.returncode:
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {done.returncode}"]
+            for code in _DISK:
+                if any(os.strerror(code) in line for line in lines):
+                    raise OSError(code, os.strerror(code), part)
+            if done.returncode == _IO_TROUBLE:
+                raise OSError(errno.EIO, f"rsync: {lines[0]}", part)
             raise FileUnreadable(path=item.source, why=f"rsync: {lines[0]}")
+        seam("rsync: made")
         os.rename(part, item.target)

@@ -128,8 +128,11 @@ def read_error(body: bytes) -> tuple[str, str, dict[str, Any]]:
     elif isinstance(detail, dict):
         found = detail
     elif isinstance(detail, list):
-        parts = [
-            f"{'.'.join(map(str, each.get('loc', [])))}: {each.get('msg')}" for each in detail if isinstance(each, dict)
-        ]
-        return "; ".join(parts[:5]), "", found
+        return "; ".join([_complaint(each) for each in detail if isinstance(each, dict)][:5]), "", found
     return str(found.get("reason") or ""), str(found.get("suggested_remedy") or ""), found
+
+
+def _complaint(each: dict[str, Any]) -> str:
+    """One of a framework's complaints: the field, when it names one, and what is wrong with it."""
+    place, said = each.get("loc"), str(each.get("msg") or "no reason given")
+    return f"{'.'.join(map(str, place))}: {said}" if isinstance(place, list) else said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import requests
 
 from libtool.peers.client import ANSWER_LIMIT, CONNECT_SECONDS, Answer, NoAnswer, Transport
@@ -13,17 +15,36 @@ class HttpTransport(Transport):
     def __init__(self, base: str, timeout: float) -> None:
         self.base = base
         self.timeout = timeout
-        self.session = requests.Session()
-        # ~/.netrc must not replace the account of the librarian.
-        self.session.auth = _keep_header
+        self.session = _session()
 
     def post(self, path: str, body: bytes, authorization: str | None) -> Answer:
+        """The whole request has ``timeout`` seconds: a peer that drips keeps every time-out of a single read."""
+        said: list[Answer] = []
+        wrong: list[Exception] = []
+
+        def ask(session: requests.Session) -> None:
+            try:
+                said.append(self._post(session, path, body, authorization))
+            except Exception as trouble:
+                wrong.append(trouble)
+
+        asking = threading.Thread(target=ask, args=(self.session,), daemon=True)
+        asking.start()
+        asking.join(self.timeout)
+        if said:
+            return said[0]
+        if wrong:
+            raise wrong[0]
+        self.session = _session()  # the other one belongs to whoever still waits
+        raise NoAnswer(f"no answer from {self.base} in time")
+
+    def _post(self, session: requests.Session, path: str, body: bytes, authorization: str | None) -> Answer:
         """A redirect is no answer: it would turn the POST into something else, or send the password elsewhere."""
         headers = {"Content-Type": "application/json", "Accept": "*/*"}
         if authorization:
             headers["Authorization"] = authorization
         try:
-            with self.session.post(
+            with session.post(
                 self.base + path,
                 data=body,
                 headers=headers,
@@ -54,6 +75,13 @@ class HttpTransport(Transport):
     def close(self) -> None:
         """Close the connection."""
         self.session.close()
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    # ~/.netrc must not replace the account of the librarian.
+    session.auth = _keep_header
+    return session
 
 
 def _keep_header(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -57,10 +57,10 @@ class BatchStage(Struct):
 class StagedItem(Struct):
     """Where one of them may be put."""
 
-    staging_name: str
-    staging_location: str
-    upload_name: str
-    destination_location: str
+    staging_name: Text
+    staging_location: Text
+    upload_name: Text
+    destination_location: Text
     source_transfer_id: Int
     destination_transfer_id: Int
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from libtool import copying, digest, names
@@ -186,7 +186,7 @@ class PosixStore(Store):
         outcomes = [self._judge(arrival, rename, n, ready) for n, arrival in enumerate(arrivals)]
         placing = {n: path for n, path in ready.items() if outcomes[n].fate is Fate.STORED}
         seam("take in: verified")
-        copying.sync(path for n, at in placing.items() for path in _data_of(at, outcomes[n].kind))
+        self._sync(path for n, at in placing.items() for path in _data_of(at, outcomes[n].kind))
         seam("take in: data synced")
         changed: set[str] = set()
         for n, path in placing.items():
@@ -196,9 +196,16 @@ class PosixStore(Store):
             for n, outcome in enumerate(outcomes):
                 if outcome.fate is Fate.STORED:
                     outcomes[n] = self._permissions(self.path(arrivals[n].name), outcome)
-        copying.sync(sorted(changed))
+        self._sync(sorted(changed))
         seam("take in: directories synced")
         return outcomes
+
+    def _sync(self, paths: Iterable[str]) -> None:
+        """What a disk does not confirm says nothing about any one file."""
+        try:
+            copying.sync(paths)
+        except OSError as trouble:
+            raise StoreUnavailable(store=self.name, why=f"{trouble.strerror}") from trouble
 
     def _part(self, arrival: Arrival) -> str:
         return f"{self.root}/{PARTS}/{arrival.staging_id}/{arrival.name}"
@@ -279,7 +286,8 @@ class PosixStore(Store):
             try:
                 os.link(path, target, follow_symlinks=False)
             except FileExistsError:
-                if not os.path.samefile(path, target):
+                # Not samefile, which would follow what lies there: a link is something else, even a broken one.
+                if not os.path.samestat(os.lstat(path), os.lstat(target)):
                     return self._settle_occupied(arrival, outcome)
             except OSError as trouble:
                 if trouble.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
