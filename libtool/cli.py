@@ -43,6 +43,8 @@ COMMANDS = {
 }
 #: Other spellings.
 ALIASES = {"receive-clone": "recv-clone"}
+#: Where the context keeps that only help was asked for.
+_HELP = "libtool.help"
 
 
 class TableOfContents(click.Group):
@@ -58,7 +60,7 @@ class TableOfContents(click.Group):
         if name not in COMMANDS:
             return None
         if name not in STANDALONE:
-            _choose_driver(ctx.params.get("config"))
+            _choose_driver(ctx.params.get("config"), reading=not ctx.meta.get(_HELP))
         module = COMMANDS[name][0]
         command: click.Command = getattr(import_module(f"libtool.commands.{module}"), module.rpartition(".")[2])
         command.name = name
@@ -68,11 +70,10 @@ class TableOfContents(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Like click's, with a guess when the name is unknown."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS and args[0] not in ALIASES:
-            import difflib
-
-            close = difflib.get_close_matches(args[0], [*COMMANDS, *ALIASES], n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else " 'libtool --help' shows all."
-            raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx)
+            raise click.UsageError(f"No such command '{args[0]}'.{_guess(args[0]).replace('did', 'Did')}", ctx)
+        if {"--help", "-h"}.intersection(args[1:]):
+            # Help is also for those whose configuration is missing or broken.
+            ctx.default_map, ctx.meta[_HELP] = None, True
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -89,10 +90,17 @@ class TableOfContents(click.Group):
         ] + click.Command.shell_complete(self, ctx, incomplete)
 
 
-def _choose_driver(config: str | None) -> None:
+def _guess(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1)
+    return f" did you mean '{close[0]}'?" if close else " 'libtool --help' shows all."
+
+
+def _choose_driver(config: str | None, *, reading: bool) -> None:
     """Let peewee, which the command is about to import, see only the driver that the configuration needs."""
     try:
-        url = settings.load(settings.find(config)).database
+        url = settings.load(settings.find(config)).database if reading else "sqlite:"
     except LibtoolError:
         return  # the command itself says what is wrong
     from libtool.models import drivers
@@ -131,7 +139,7 @@ class Defaults(dict[str, Any]):
             configuration = settings.load(settings.find(self._config))
         except NoConfiguration:
             return  # the command itself says so, if it needs one
-        given = configuration.commands.get(self._command) or {}
+        given = self._given(configuration)
         options = {}
         for parameter in parameters(self._command):
             for spelled in (*parameter.opts, *parameter.secondary_opts):
@@ -141,7 +149,30 @@ class Defaults(dict[str, Any]):
             if meant is None or meant.name is None:
                 why = f"{self._command} has no such option; it has {', '.join(sorted(options))}"
                 raise ConfigurationError(file=configuration.file, key=f"commands.{self._command}.{key}", why=why)
-            self[meant.name] = [value] if getattr(meant, "multiple", False) and not isinstance(value, list) else value
+            value = [value] if getattr(meant, "multiple", False) and not isinstance(value, list) else value
+            self[meant.name] = self._checked(meant, value, configuration.file, key)
+
+    def _given(self, configuration: settings.Settings) -> dict[str, Any]:
+        """What the configuration gives to this command, under any of its names; every name must be a command's."""
+        given: dict[str, Any] = {}
+        for spelled, options in configuration.commands.items():
+            name = ALIASES.get(spelled, spelled)
+            if name not in COMMANDS:
+                why = f"no such command;{_guess(spelled)}"
+                raise ConfigurationError(file=configuration.file, key=f"commands.{spelled}", why=why)
+            if name == self._command:
+                given |= options or {}
+        return given
+
+    def _checked(self, parameter: click.Parameter, value: Any, file: str, key: str) -> Any:
+        """The value, when the option takes it; what is wrong with it is the file's fault and not the command line's."""
+        context = click.Context(click.Command(str(self._command)))
+        try:
+            parameter.type_cast_value(context, value)
+        except (click.ClickException, ValueError, TypeError) as wrong:
+            why = wrong.format_message() if isinstance(wrong, click.ClickException) else str(wrong)
+            raise ConfigurationError(file=file, key=f"commands.{self._command}.{key}", why=why) from None
+        return value
 
 
 #: Commands that need no configuration, whatever one may say.

@@ -21,7 +21,21 @@ SYNC_EACH_UPTO = 16
 #: What says "not now", as opposed to "never": room, the disk, the mount, the descriptor table.
 PASSING = frozenset(
     getattr(errno, name)
-    for name in ["ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "ENODEV", "ENXIO", "ETIMEDOUT", "EMFILE", "ENFILE", "EBUSY", "EAGAIN", "ENOMEM"]
+    for name in [
+        "ENOSPC",
+        "EDQUOT",
+        "EROFS",
+        "EIO",
+        "ESTALE",
+        "ENODEV",
+        "ENXIO",
+        "ETIMEDOUT",
+        "EMFILE",
+        "ENFILE",
+        "EBUSY",
+        "EAGAIN",
+        "ENOMEM",
+    ]
 )
 
 
@@ -30,8 +44,9 @@ def identity(found: os.stat_result) -> tuple[int, int, int, int]:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def copy_file(source: str, target: str, *, follow: bool = True, mode: int = 0o664) -> os.stat_result:
-    """Copy one regular file to a path that does not exist yet; times are kept. Returns what was read.
+def copy_file(source: str, target: str, *, follow: bool = True, mode: int | None = None) -> os.stat_result:
+    """Copy one regular file to a path that does not exist yet; times are kept, and ``mode`` is set whatever the
+    umask. Returns what was read.
 
     Raises FileChanged when the source changed meanwhile, FileUnreadable when it is no regular file; other troubles are
     OSErrors. A target that was begun is removed again unless the process dies.
@@ -47,11 +62,13 @@ def copy_file(source: str, target: str, *, follow: bool = True, mode: int = 0o66
         before = os.fstat(reading)
         if not stat.S_ISREG(before.st_mode):
             raise FileUnreadable(path=source, why="it is no regular file")
-        writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             _pour(reading, writing, before)
             if identity(os.fstat(reading)) != identity(before):
                 raise FileChanged(path=source)
+            if mode is not None:
+                os.fchmod(writing, mode)
             os.utime(writing, ns=(before.st_atime_ns, before.st_mtime_ns))
         except BaseException:
             with suppress(OSError):
@@ -145,17 +162,32 @@ def inspect(path: str) -> None:
             raise FileUnreadable(path=full, why="it is a broken link, or one to a directory")
 
 
-def copy_tree(source: str, target: str, *, mode: int = 0o664, directory_mode: int = 0o775) -> None:
+def make_directories(directory: str, mode: int | None = None) -> list[str]:
+    """Make a directory and those above it, with just this mode whatever the umask; returns those that were made."""
+    try:
+        os.mkdir(directory)
+        made = []
+    except FileExistsError:
+        return []
+    except FileNotFoundError:
+        made = make_directories(os.path.dirname(directory), mode)
+        with suppress(FileExistsError):
+            os.mkdir(directory)
+    if mode is not None:
+        os.chmod(directory, mode)
+    return [*made, directory]
+
+
+def copy_tree(source: str, target: str, *, mode: int | None = None, directory_mode: int | None = None) -> None:
     """Copy a directory to a path that does not exist yet; links inside become files. See :func:`inspect`."""
     inspect(source)
     seam("copy tree: begin")
-    os.mkdir(target, directory_mode)
+    make_directories(target, directory_mode)
     for here, directory in walk(source):
         goal = os.path.join(target, here)
         if directory:
-            os.mkdir(goal, directory_mode)
+            make_directories(goal, directory_mode)
         else:
-            os.makedirs(os.path.dirname(goal), directory_mode, exist_ok=True)
             copy_file(os.path.join(source, here), goal, mode=mode)
     seam("copy tree: done")
 

@@ -39,9 +39,7 @@ class Node:
 
     @classmethod
     @contextmanager
-    def open(
-        cls, config: str | None = None, *, setting_up: bool = False, busy: float | None = None
-    ) -> Iterator[Node]:
+    def open(cls, config: str | None = None, *, setting_up: bool = False, busy: float | None = None) -> Iterator[Node]:
         """The librarian of a configuration file, its tables bound to its database for the time of the block.
 
         ``setting_up``: the database may be missing or older, and nobody else may use it meanwhile.

@@ -79,9 +79,35 @@ def _librarian_name(value: Any) -> str:
 def _database(value: Any) -> str:
     if not isinstance(value, str) or not re.match(r"sqlite:///?.+|postgres(ql)?://.+", value):
         raise ValueError("expected a URL such as sqlite:///catalogue.db or postgresql://user@host:5432/name")
-    if re.match(r"postgres(ql)?://[^/@]*:[^/@]*@", value):
+    # Whatever is quoted wrongly in it: a colon before the last "@" begins a password.
+    if re.match(r"postgres(ql)?://([^@]*:.*@|.*[?&]\s*pass)", value, re.DOTALL | re.IGNORECASE):
         raise ValueError("holds a password; put it into ~/.pgpass or into a file named by database_password_file")
     return value
+
+
+def _store_type(value: Any) -> str:
+    if value not in ("local",):
+        raise ValueError("expected a kind of store; there is local")
+    return str(value)
+
+
+def _defaults(value: Any) -> dict[str, Any]:
+    commands = _mapping(value)
+    for command, options in commands.items():
+        if options is not None:
+            try:
+                _mapping(options)
+            except ValueError as wrong:
+                raise _At(command, str(wrong)) from None
+    return commands
+
+
+class _At(ValueError):
+    """What is wrong lies one level deeper, at a key of its own."""
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(why)
+        self.key = key
 
 
 def _carriers(value: Any) -> dict[str, Any]:
@@ -127,7 +153,7 @@ class StoreSettings:
 
     store_name: str = key("The store's name, unique here and permanent.", _librarian_name, "main")
     store_data: StoreData = key("Where it lies.", lambda value: value, "")
-    store_type: str = key("The kind of store; 'local' is a directory tree.", _text, "local", "local")
+    store_type: str = key("The kind of store; 'local' is a directory tree.", _store_type, "local", "local")
     ingestible: bool = key("Whether new files may come in.", _flag, "true", True)
     asynchronous_transfer_manager_data: Mapping[str, Any] = key(
         "What can bring files into its staging directory, told to the sender in this order.",
@@ -174,7 +200,7 @@ class Settings:
     notice_after: float = key("How long a trouble lasts before it is told.", units.parse_span, "10m", 600.0)
     commands: Mapping[str, Any] = key(
         "Default options per command; the command line wins.",
-        _mapping,
+        _defaults,
         "{send-clone: {destination_librarian: b}}",
         dict,
     )
@@ -269,7 +295,8 @@ class _Reader:
             here = f"{where}.{spelled}".lstrip(".")
             name = _ALIASES.get(spelled, spelled)
             if name in keys:
-                if value is not None or keys[name].default is MISSING:
+                needed = keys[name].default is MISSING and keys[name].default_factory is MISSING
+                if value is not None or needed:
                     values[name] = self.value(keys[name], value, here)
             elif spelled in _INLINE_SECRETS:
                 raise self.fail(here, f"a secret does not belong into this file: {_INLINE_SECRETS[spelled]}")
@@ -300,8 +327,12 @@ class _Reader:
             return stores
         try:
             return item.metadata["check"](value)
-        except (ValueError, TypeError) as wrong:
-            raise self.fail(where, f"{wrong}, found {_brief(value)}") from None
+        except _At as wrong:
+            raise self.fail(f"{where}.{wrong.key}", str(wrong)) from None
+        except (ValueError, TypeError, OverflowError) as wrong:
+            # A database's URL may hold a password.
+            found = "" if item.name == "database" else f", found {_brief(value)}"
+            raise self.fail(where, f"{wrong}{found}") from None
 
     @staticmethod
     def meant(spelled: str, keys: Mapping[str, Any]) -> str:
@@ -312,7 +343,10 @@ class _Reader:
 
 
 def _brief(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -378,6 +412,9 @@ def _parse(file: str) -> Any:
         raise ConfigurationError(
             file=file, key=where, why=f"is no YAML: {getattr(trouble, 'problem', trouble)}"
         ) from None
+    except (ValueError, OverflowError, RecursionError) as trouble:  # such as a thirteenth month, or no end of brackets
+        why = "it is nested too deeply" if isinstance(trouble, RecursionError) else str(trouble)
+        raise ConfigurationError(file=file, key="the whole file", why=f"cannot be understood: {why}") from None
 
 
 def example() -> str:

@@ -109,22 +109,26 @@ def named(ids: Iterable[int]) -> dict[int, str]:
     return dict(table.select(table.id, File.name).join(File).where(among(table.id, list(ids))).tuples())
 
 
-def _waiting(destination: Librarian, name: str | None) -> Expression:
+def _waiting(table: type[Retry] | type[OutgoingTransfer], destination: Librarian, name: str | None) -> Expression:
     """The condition for what is parked or waits for a destination, or for one file of that."""
-    condition = Retry.destination == destination.id
+    condition = table.destination == destination.id
+    if table is OutgoingTransfer:
+        condition &= (OutgoingTransfer.status == SQL("0")) & OutgoingTransfer.not_before.is_null(False)
     if name is not None:
-        condition &= Retry.file << File.select(File.id).where(File.name == name)
+        condition &= table.file << File.select(File.id).where(File.name == name)
     return condition
 
 
 def held(destination: Librarian, name: str | None) -> int:
-    """How many files are parked or wait for their next attempt."""
-    return int(Retry.select(fn.COUNT(Retry.id)).where(_waiting(destination, name)).scalar())
+    """How many files are parked or wait for their next attempt, or for the destination to be done with them."""
+    tables: list[type[Retry] | type[OutgoingTransfer]] = [Retry, OutgoingTransfer]
+    return sum(int(t.select(fn.COUNT(t.id)).where(_waiting(t, destination, name)).scalar()) for t in tables)
 
 
 def free(destination: Librarian, name: str | None, now: datetime) -> int:
     """Let what is parked or waiting for a destination be tried at the next tick (all of it, or one file)."""
-    table = OutgoingTransfer
     with writing("free"):
-        table.update(not_before=None).where(table.destination == destination.id, table.status == SQL("0")).execute()
-        return int(Retry.update(not_before=now, attempts=0).where(_waiting(destination, name)).execute())
+        busy = _waiting(OutgoingTransfer, destination, name)
+        freed = int(OutgoingTransfer.update(not_before=None).where(busy).execute())
+        later = _waiting(Retry, destination, name)
+        return freed + int(Retry.update(not_before=now, attempts=0).where(later).execute())

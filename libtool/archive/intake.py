@@ -257,7 +257,7 @@ def report(host: Host, budget: Budget, tally: Tally) -> None:
                 if peer.can(features.BATCH):
                     _report_batch(host, peer, rows)
                 else:
-                    _report_stock(host, peer, rows, budget)
+                    _report_stock(host, peer, rows, budget, tally)
             notices.over(host, tally, f"librarian {name}", "unreachable")
             notices.over(host, tally, f"librarian {name}", "account")
         except PeerUnreachable as trouble:
@@ -294,7 +294,7 @@ def _report_batch(host: Host, peer: Peer, rows: list[Debt]) -> None:
     _paid([row.id for row in rows if row.source_id in answer.accepted])
 
 
-def _report_stock(host: Host, peer: Peer, rows: list[Debt], budget: Budget) -> None:
+def _report_stock(host: Host, peer: Peer, rows: list[Debt], budget: Budget, tally: Tally) -> None:
     """``clone/complete`` for each that is stored, one ``checkin/update`` for all that failed."""
     failed = [row for row in rows if row.owed != Owed.COMPLETION]
     if failed:
@@ -312,12 +312,23 @@ def _report_stock(host: Host, peer: Peer, rows: list[Debt], budget: Budget) -> N
         message = messages.CloneComplete(row.source_id, row.id, row.store)
         answer = peer.post("clone/complete", message)
         if not 200 <= answer.status < 300:
-            # 406: it has ended there, usually because our first report arrived and its answer was lost. 400: it knows
-            # of no such transfer. Both are definite, and its hypervisor looks for the file itself.
             refusal = peer.refusal("clone/complete", answer)
             if not isinstance(refusal, PeerRefused):
                 raise refusal
+            # 400: it knows of no such transfer. 406: it has ended there, usually because our first report arrived and
+            # its answer was lost; or it has not written down yet that it is staged, and must be told again.
+            if answer.status == 406 and _still_live(peer, row.source_id):
+                tally.postponed += 1
+                continue
         _paid([row.id])
+
+
+def _still_live(peer: Peer, source_id: int) -> bool:
+    """Whether a source says that a transfer has not ended."""
+    message = messages.CheckinStatus(source_transfer_ids=[source_id])
+    answer: messages.CheckinStatuses = peer.ask("checkin/status", message, messages.CheckinStatuses)
+    state = answer.source_transfer_status.get(source_id)
+    return state is not None and state < TransferStatus.COMPLETED
 
 
 def _paid(ids: list[int]) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from peewee import fn
 
 from libtool import names
-from libtool.archive import attempts, librarians, notices, sending
+from libtool.archive import attempts, librarians, notices, staging
 from libtool.archive.hands import Budget, Host, Tally
 from libtool.errors import (
     CarrierRefused,
@@ -315,7 +315,7 @@ def report(host: Host, budget: Budget, tally: Tally, progress: Progress | None =
         try:
             librarians.get_acquainted(destination, peer, host.now())
             _report_staged(host, destination, peer, budget, tally, progress)
-            sending.tell_failures(host, destination, peer)
+            staging.tell_failures(host, destination, peer)
             for kind in ("unreachable", "account"):
                 notices.over(host, tally, subject, kind)
         except PeerUnreachable as trouble:
@@ -337,14 +337,16 @@ def _report_staged(
     host: Host, destination: Librarian, peer: Peer, budget: Budget, tally: Tally, progress: Progress | None
 ) -> None:
     """Report what has arrived, in as few requests as possible, and believe what the destination says to each."""
+    after = 0
     while budget.left:
         rows = list(
             _OUT.select(_OUT.id, _OUT.remote_id)
-            .where(_OUT.destination == destination.id, owing(_OUT), _OUT.owed == Owed.STAGED)
+            .where(_OUT.destination == destination.id, owing(_OUT), _OUT.owed == Owed.STAGED, _OUT.id > after)
             .order_by(_OUT.id)
             .limit(REPORT)
             .tuples()
         )
+        after = rows[-1][0] if rows else after
         if not rows:
             return
         remote = {number: id for id, number in rows}
@@ -359,7 +361,12 @@ def _report_staged(
             if states.get(number) in (TransferStatus.STAGED, TransferStatus.COMPLETED)
         ]
         arrived = set(taken)
-        lost = {id: _lost(states.get(number)) for number, id in remote.items() if id not in arrived}
+        unsure = {
+            id
+            for number, id in remote.items()
+            if states.get(number) in (TransferStatus.INITIATED, TransferStatus.ONGOING)
+        }
+        lost = {id: _lost(states.get(number)) for number, id in remote.items() if id not in arrived | unsure}
         with writing("reported staged"):
             _OUT.update(status=TransferStatus.STAGED, owed=Owed.NOTHING).where(
                 among(_OUT.id, taken), _OUT.status == TransferStatus.ONGOING
@@ -370,6 +377,7 @@ def _report_staged(
         called = attempts.named(row.id for row in ended)
         for id, name in called.items():
             tally.problem(f"'{names.shown(name)}' for {destination.name}: {lost[id]}")
+        tally.postponed += len(unsure)
         tally.done += len(taken)
         if progress is not None:
             progress(len(taken))

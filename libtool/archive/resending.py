@@ -6,6 +6,7 @@ from libtool.archive import sending, verifying
 from libtool.archive.accounts import Caller
 from libtool.archive.hands import Host, Tally
 from libtool.archive.librarians import probe
+from libtool.archive.staging import Offer, Wish
 from libtool.errors import CannotResend, Denied, LibtoolError, PeerUnreachable
 from libtool.models.base import writing
 from libtool.models.tables import File, Librarian, OutgoingTransfer, RemoteInstance, live
@@ -76,8 +77,8 @@ def resend(host: Host, caller: Caller, name: str, librarian: str) -> int:
 
 
 def _stage(host: Host, destination: Librarian, peer: Peer, transfer: OutgoingTransfer, file: File) -> None:
-    offer = sending.Offer(transfer.id, file.name, file.size, file.checksum, file.uploader, file.id)
+    offer = Offer(transfer.id, file.name, file.size, file.checksum, file.uploader, file.id)
     try:
-        sending.stage(host, destination, peer, [offer], sending.Wish(), Tally())
+        sending.stage(host, destination, peer, [offer], Wish(), Tally())
     except PeerUnreachable as trouble:
         raise CannotResend(why=trouble.reason) from None

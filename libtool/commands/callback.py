@@ -7,6 +7,7 @@ rich, requests, globus_sdk and keyring, because every request is a process of it
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ _USAGE = """usage: libtool [--config FILE] callback
 Answers one request of another librarian. A web server starts it as a CGI program (see config/ for how), and another
 librarian on this machine through an exec:// URL; the request comes in the environment and on standard input.
 """
+_NOT_READY = DatabaseBusy(database="of this librarian", why="it is not ready")
 #: The names of the statuses that are answered.
 _PHRASES = {
     200: "OK",
@@ -43,7 +45,7 @@ _PHRASES = {
 def main() -> None:
     """Answer the request and end."""
     gc.disable()  # the process ends before garbage matters
-    arguments = [word for word in sys.argv[1:] if word != "callback"]
+    arguments = [] if _from_the_web() else [word for word in sys.argv[1:] if word != "callback"]
     config = None
     if arguments[:1] == ["--config"] and len(arguments) == 2:
         config = arguments[1]
@@ -51,6 +53,11 @@ def main() -> None:
         print(_USAGE, end="", file=sys.stdout if arguments == ["--help"] else sys.stderr)
         raise SystemExit(0 if arguments == ["--help"] else 2)
     serve(config)
+
+
+def _from_the_web() -> bool:
+    """Whether a web server started this. It hands a query without "=" over as arguments, so they are a caller's words."""
+    return bool(os.environ.get("QUERY_STRING")) or {"GATEWAY_INTERFACE", "REQUEST_METHOD"} <= os.environ.keys()
 
 
 def serve(config: str | None) -> None:
@@ -73,17 +80,32 @@ def respond(config: str | None) -> router.Response:
     if early is not None:
         return early
     try:
-        limits = settings.load(settings.find(config))
-        body = read_body(limits.max_body_bytes)
-        _limit_time(limits.max_request_seconds)
-        with Node.open(config) as node:
-            request = router.Request(method, path, os.environ.get("HTTP_AUTHORIZATION"), body)
-            return router.answer(node, request)
+        try:
+            limits = settings.load(settings.find(config))
+            _limit_time(limits.max_request_seconds)
+            body = read_body(limits.max_body_bytes)
+            # SQLite waits where no signal reaches it.
+            with Node.open(config, busy=limits.max_request_seconds) as node:
+                request = router.Request(method, path, os.environ.get("HTTP_AUTHORIZATION"), body)
+                return _discreet(router.answer(node, request))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # what is answered must get out whole
     except LibtoolError as trouble:
-        print(f"libtool-callback: {trouble.text}", file=sys.stderr)
-        if trouble.http_status == 503:  # configuration, paths and databases are not the peer's business
-            trouble = DatabaseBusy(database="of this librarian", why="it is not ready")
-        return router.failure(trouble)
+        if trouble.http_status != 503:
+            print(f"libtool-callback: {trouble.text}", file=sys.stderr)
+        return _discreet(router.failure(trouble))
+    except Exception as fault:  # neither its text nor its place is the peer's business; values may be secrets
+        print(f"libtool-callback: internal error {type(fault).__name__} before the request was read", file=sys.stderr)
+        return router.failure(_NOT_READY)
+
+
+def _discreet(said: router.Response) -> router.Response:
+    """What makes us not ready is for the log: configuration, paths and databases are not the peer's business."""
+    if said.status != 503:
+        return said
+    told = json.loads(said.body)
+    print(f"libtool-callback: {told['reason']} {told['suggested_remedy']}", file=sys.stderr)
+    return router.failure(_NOT_READY)
 
 
 def read_body(limit: int) -> bytes:
@@ -91,8 +113,9 @@ def read_body(limit: int) -> bytes:
     announced = os.environ.get("CONTENT_LENGTH", "")
     stream = sys.stdin.buffer
     if announced.isascii() and announced.isdigit():
-        if int(announced) > limit:
-            raise TooLarge(why=f"{announced} bytes; at most {limit} are read")
+        # So many digits are too many bytes, and Python refuses to turn thousands of them into a number.
+        if len(announced.lstrip("0")) > 18 or int(announced.lstrip("0") or "0") > limit:
+            raise TooLarge(why=f"at most {limit} bytes are read")
         return stream.read(int(announced))
     if os.environ.get("HTTP_TRANSFER_ENCODING", "").lower() != "chunked":
         return b""

@@ -131,8 +131,11 @@ def sqlite_path(url: str, beside: str) -> str | None:
     return os.path.normpath(os.path.join(beside, path))
 
 
-def open_database(url: str, beside: str, password: str | None = None, *, create: bool = False) -> peewee.Database:
-    """Connect to the catalogue named by ``url``; relative SQLite paths start at the directory ``beside``.
+def open_database(
+    url: str, beside: str, password: str | None = None, *, create: bool = False, busy: float | None = None
+) -> peewee.Database:
+    """Connect to the catalogue named by ``url``; relative SQLite paths start at the directory ``beside``. ``busy`` is
+    a shorter time than BUSY_SECONDS.
 
     Raises DatabaseMissing when it is not there (unless ``create``), DatabaseBusy when it cannot be used now.
     """
@@ -142,7 +145,7 @@ def open_database(url: str, beside: str, password: str | None = None, *, create:
             raise DatabaseMissing(database=path)
         database: peewee.Database = peewee.SqliteDatabase(
             path,
-            timeout=BUSY_SECONDS,
+            timeout=BUSY_SECONDS if busy is None else min(busy, BUSY_SECONDS),
             # FULL: what is committed before an act must be there after a power cut.
             pragmas={"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2},
         )

@@ -12,11 +12,14 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from libtool.copying import PASSING, remove_tree
+from libtool.copying import PASSING, make_directories, remove_tree
 from libtool.errors import FileChanged, FileUnreadable
 from libtool.movers.base import Arrived, Item, ItemOutcome, Mover, Progress, Stage, Ticket
 from libtool.names import RESERVED, shown
 from libtool.seams import seam
+
+#: Modes of what is put into a staging area, as stock librarians set them: its owner may be another user of the group.
+FILE_MODE, DIRECTORY_MODE = 0o664, 0o775
 
 
 class DirectMover(Mover):
@@ -61,7 +64,7 @@ class DirectMover(Mover):
             safe[parent] = self._inside(parent)
             if safe[parent]:
                 try:
-                    os.makedirs(parent, exist_ok=True)
+                    make_directories(parent, DIRECTORY_MODE)
                 except OSError as trouble:
                     del safe[parent]
                     return f"{trouble.filename}: {trouble.strerror}", trouble.errno in PASSING

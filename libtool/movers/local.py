@@ -8,7 +8,7 @@ from typing import Any
 
 from libtool import copying
 from libtool.movers.base import Item
-from libtool.movers.direct import DirectMover
+from libtool.movers.direct import DIRECTORY_MODE, FILE_MODE, DirectMover
 
 
 class LocalMover(DirectMover):
@@ -26,7 +26,7 @@ class LocalMover(DirectMover):
     def carry(self, item: Item, part: str) -> None:
         """Copy, then rename."""
         if item.directory:
-            copying.copy_tree(item.source, part)
+            copying.copy_tree(item.source, part, mode=FILE_MODE, directory_mode=DIRECTORY_MODE)
         else:
-            copying.copy_file(item.source, part)
+            copying.copy_file(item.source, part, mode=FILE_MODE)
         os.rename(part, item.target)

@@ -90,6 +90,8 @@ class Peer:
         if 200 <= answer.status < 300 or features.HEADER.lower() in answer.headers:
             self.announced = answer.headers.get(features.HEADER.lower(), "")
             self.features = frozenset(self.announced.split())
+        elif answer.status == 404 and endpoint.startswith("libtool/"):
+            self.announced, self.features = "", frozenset()  # it has become a stock librarian
         if answer.status != 401 and endpoint != "ping/":  # a stock server takes any password at ping/
             self.answered = self.answered or answer.status < 500
         return answer

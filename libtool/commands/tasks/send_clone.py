@@ -6,6 +6,7 @@ import click
 
 from libtool.archive import librarians, sending
 from libtool.archive.hands import Tally
+from libtool.archive.staging import Wish
 from libtool.commands.tasks import frame as tasks
 from libtool.commands.words import Frame, pass_frame
 from libtool.errors import LockTaken, Usage
@@ -46,7 +47,7 @@ def send_clone(
         if not destinations:
             raise Usage(why="send-clone needs --destination-librarian NAME", command="send-clone")
         rows = [librarians.get(name) for name in dict.fromkeys(destinations)]
-        wish = sending.Wish(age_in_days, store_preference, send_batch_size)
+        wish = Wish(age_in_days, store_preference, send_batch_size)
         if dry_run:
             for row in rows:
                 for line in sending.plan(node, row, wish):
