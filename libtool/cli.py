@@ -72,8 +72,7 @@ class TableOfContents(click.Group):
         if args and not args[0].startswith("-") and args[0] not in COMMANDS and args[0] not in ALIASES:
             raise click.UsageError(f"No such command '{args[0]}'.{_guess(args[0]).replace('did', 'Did')}", ctx)
         if {"--help", "-h"}.intersection(args[1:]):
-            # Help is also for those whose configuration is missing or broken.
-            ctx.default_map, ctx.meta[_HELP] = None, True
+            ctx.meta[_HELP] = True
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -190,7 +189,8 @@ STANDALONE = {"demo"}
 def root(ctx: click.Context, config: str | None, verbose: int, quiet: int) -> None:
     """Librarians that move files between sites, prove that they arrived, and remember where the copies are."""
     ctx.obj = Frame(config, verbose - quiet)
-    ctx.default_map = Defaults(config)
+    # Help is also for those whose configuration is missing or broken.
+    ctx.default_map = None if ctx.meta.get(_HELP) else Defaults(config)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -164,18 +164,23 @@ def inspect(path: str) -> None:
 
 def make_directories(directory: str, mode: int | None = None) -> list[str]:
     """Make a directory and those above it, with just this mode whatever the umask; returns those that were made."""
-    try:
-        os.mkdir(directory)
-        made = []
-    except FileExistsError:
-        return []
-    except FileNotFoundError:
-        made = make_directories(os.path.dirname(directory), mode)
-        with suppress(FileExistsError):
-            os.mkdir(directory)
-    if mode is not None:
-        os.chmod(directory, mode)
-    return [*made, directory]
+    made: list[str] = []
+    todo = [directory]  # a name may have more levels than Python lets a function call itself
+    while todo:
+        try:
+            os.mkdir(todo[-1])
+        except FileExistsError:
+            todo.pop()
+            continue
+        except FileNotFoundError:
+            if os.path.dirname(todo[-1]) in ("", todo[-1]):
+                raise
+            todo.append(os.path.dirname(todo[-1]))
+            continue
+        if mode is not None:
+            os.chmod(todo[-1], mode)
+        made.append(todo.pop())
+    return made
 
 
 def copy_tree(source: str, target: str, *, mode: int | None = None, directory_mode: int | None = None) -> None:

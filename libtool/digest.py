@@ -15,7 +15,7 @@ import xxhash
 
 #: What new checksums are made with.
 DEFAULT = "xxh3"
-FUNCTIONS = ("md5", "sha1", "sha256", "sha512", "xxh3")
+FUNCTIONS = ("xxh3", "md5", "sha1", "sha256", "sha512")
 #: Bytes of the first read and of the others: a large buffer costs more than a small file.
 _FIRST, _BLOCK = 1 << 16, 1 << 20
 

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from libtool import credentials, locks, settings
-from libtool.errors import DatabaseMissing, DatabaseRuined, LockTaken, Refused, SecretMissing, StoreUnavailable
+from libtool.errors import DatabaseMissing, LockTaken, Refused, SecretMissing, StoreUnavailable
 from libtool.models import drivers
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Node:
                     raise DatabaseMissing(database=path)
                 stack.enter_context(locks.held(directory, SCHEMA_LOCK, shared=True))
             password = _database_password(configuration)
-            with _sound(configuration):
+            with base.sound(configuration.database, configuration.directory):
                 database = base.open_database(
                     configuration.database, configuration.directory, password, create=setting_up, busy=busy
                 )
@@ -68,11 +68,11 @@ class Node:
             node = cls(configuration, database)
             if setting_up:
                 stack.enter_context(node._advisory(SCHEMA_LOCK, wait=True))
-                with _sound(configuration):
+                with base.sound(configuration.database, configuration.directory):
                     migrations.migrate(database, node.now())
             else:
                 stack.enter_context(node._advisory(SCHEMA_LOCK, shared=True))
-                with _sound(configuration):
+                with base.sound(configuration.database, configuration.directory):
                     migrations.check(database)
             yield node
 
@@ -208,22 +208,6 @@ def run_directory(configuration: settings.Settings) -> str:
 
     database = sqlite_path(configuration.database, configuration.directory)
     return os.path.join(os.path.dirname(database) if database else configuration.directory, "run")
-
-
-@contextmanager
-def _sound(configuration: settings.Settings) -> Iterator[None]:
-    """Let a file that is no database, or no longer one, be named as such."""
-    import peewee
-
-    try:
-        yield
-    except peewee.DatabaseError as trouble:
-        if type(trouble) is not peewee.DatabaseError:  # its kinds speak of a state or of a fault, not of damage
-            raise
-        from libtool.models.base import sqlite_path
-
-        place = sqlite_path(configuration.database, configuration.directory) or "of the configuration"
-        raise DatabaseRuined(database=place, why=str(trouble)) from trouble
 
 
 def _database_password(configuration: settings.Settings) -> str | None:

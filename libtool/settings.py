@@ -80,7 +80,7 @@ def _database(value: Any) -> str:
     if not isinstance(value, str) or not re.match(r"sqlite:///?.+|postgres(ql)?://.+", value):
         raise ValueError("expected a URL such as sqlite:///catalogue.db or postgresql://user@host:5432/name")
     # Whatever is quoted wrongly in it: a colon before the last "@" begins a password.
-    if re.match(r"postgres(ql)?://([^@]*:.*@|.*[?&]\s*pass)", value, re.DOTALL | re.IGNORECASE):
+    if re.match(r"postgres(ql)?://([^@]*:.*@|.*[?&]\s*(ssl)?pass(word)?\s*=)", value, re.DOTALL | re.IGNORECASE):
         raise ValueError("holds a password; put it into ~/.pgpass or into a file named by database_password_file")
     return value
 

@@ -70,6 +70,7 @@ def send(
             after = offers[-1].id
             done = tally.done
             full = stage(host, destination, peer, offers, wish, tally) or full
+            offers = []  # before the next ones are read: memory must not hold two requests
             if progress is not None:
                 progress(tally.done - done)
         if (

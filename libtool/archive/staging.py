@@ -63,8 +63,7 @@ def request_for(host: Host, offers: list[Offer]) -> messages.BatchStage:
 def stage(host: Host, destination: Librarian, peer: Peer, offers: list[Offer], wish: Wish, tally: Tally) -> bool:
     """Ask a libtool librarian for places and queue what got one; returns whether it has no more room."""
     try:
-        request = request_for(host, offers)
-        answer = peer.ask("libtool/clone/batch_stage", request, messages.BatchStaged)
+        answer = peer.ask("libtool/clone/batch_stage", request_for(host, offers), messages.Places)
     except PeerRefused as refusal:
         if refusal.facts["status"] != 413 or len(offers) < 2:
             raise
@@ -79,7 +78,7 @@ def take_answer(
     destination: Librarian,
     peer: Peer,
     offers: list[Offer],
-    answer: messages.BatchStaged,
+    answer: messages.Places,
     wish: Wish,
     tally: Tally,
 ) -> bool:
@@ -118,8 +117,8 @@ def take_answer(
 def _queue(
     host: Host,
     destination: Librarian,
-    staged: list[tuple[Offer, messages.StagedItem]],
-    answer: messages.BatchStaged,
+    staged: list[tuple[Offer, messages.Place]],
+    answer: messages.Places,
     wish: Wish,
     tally: Tally,
 ) -> None:
@@ -190,7 +189,7 @@ def _enqueue(
         _OUT.update(store=store, queue=queue, not_before=None, reason=None).where(going).execute()
 
 
-def _carrier(host: Host, answer: messages.BatchStaged) -> tuple[str | None, Any, str]:
+def _carrier(host: Host, answer: messages.Places) -> tuple[str | None, Any, str]:
     """``(kind, provider, "")`` of the first usable carrier, or ``(None, None, why none is)``."""
     reasons = []
     for name, provider in answer.async_transfer_providers.items():
@@ -244,6 +243,7 @@ def wait(reasons: dict[int, str], until: datetime | None) -> None:
 
 
 def said(offer: Offer, destination: Librarian, why: str) -> str:
+    """The line that names a file, its destination and what is the matter."""
     return f"'{names.shown(offer.name)}' for {destination.name}: {why}"
 
 

@@ -70,7 +70,7 @@ def _without_room(host: Host, destination: Librarian, peer: Peer, left: dict[int
     room = 0
     if 200 <= answer.status < 300:
         try:
-            room = messages.decode(messages.BatchStaged, answer.body).available_bytes_on_store
+            room = messages.decode(messages.Places, answer.body).available_bytes_on_store
         except ValueError:
             room = 0
     missing = []
@@ -132,7 +132,7 @@ def _take_stock_answer(
     tally: Tally,
 ) -> bool:
     try:
-        staged = messages.decode(messages.BatchStaged, answer.body)
+        staged = messages.decode(messages.Places, answer.body)
     except ValueError as wrong:
         raise PeerUnreachable(name=peer.name, why=f"its answer to clone/batch_stage cannot be read: {wrong}") from None
     given = {item.source_transfer_id for item in staged.uploads}

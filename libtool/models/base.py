@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import peewee
 
 from libtool import units
-from libtool.errors import ConfigurationError, DatabaseBusy, DatabaseMissing
+from libtool.errors import ConfigurationError, DatabaseBusy, DatabaseMissing, DatabaseRuined
 from libtool.seams import seam
 
 #: How long a writer waits for another one before the database counts as busy, in seconds.
@@ -161,6 +161,18 @@ def open_database(
         if "does not exist" in str(trouble):
             raise DatabaseMissing(database=shown(database)) from trouble
         raise DatabaseBusy(database=shown(database), why=_first_line(trouble)) from trouble
+
+
+@contextmanager
+def sound(url: str, beside: str) -> Iterator[None]:
+    """Let a file that is no database, or no longer one, be named as such while it is opened."""
+    try:
+        yield
+    except peewee.DatabaseError as trouble:
+        if type(trouble) is not peewee.DatabaseError:  # its kinds speak of a state or of a fault, not of damage
+            raise
+        place = sqlite_path(url, beside) or "of the configuration"
+        raise DatabaseRuined(database=place, why=str(trouble)) from trouble
 
 
 def _postgres(url: str, password: str | None) -> peewee.Database:

@@ -59,7 +59,7 @@ class DirectMover(Mover):
         """Carry one item; when it did not go: why, and whether that is likely to pass."""
         if not _spelled_plainly(item.target):
             return f"'{shown(item.target)}' is no plain absolute path", False
-        parent = os.path.dirname(item.target)
+        parent = item.target.rpartition("/")[0]
         if parent not in safe:
             safe[parent] = self._inside(parent)
             if safe[parent]:
@@ -84,7 +84,7 @@ class DirectMover(Mover):
     @staticmethod
     def _part(target: str) -> str:
         """Where the item is made before it gets its name; no file may be named so. Removes what a crash left there."""
-        directory, name = os.path.split(target)
+        directory, _, name = target.rpartition("/")
         part = f"{directory}/{RESERVED}{zlib.crc32(os.fsencode(name)):08x}"
         if os.path.lexists(part):
             remove_tree(part) if os.path.isdir(part) else os.unlink(part)

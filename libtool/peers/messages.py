@@ -84,6 +84,23 @@ class BatchStaged(Struct):
     refused: list[RefusedItem] = field(default_factory=list)
 
 
+class Place(Struct):
+    """What a source needs of a :class:`StagedItem`; the rest of it is not kept while an answer is read."""
+
+    staging_location: Text
+    source_transfer_id: Int
+    destination_transfer_id: Int
+
+
+class Places(Struct):
+    """What a source needs of :class:`BatchStaged`."""
+
+    uploads: list[Place]
+    async_transfer_providers: dict[str, Any]
+    available_bytes_on_store: Int = 0
+    refused: list[RefusedItem] = field(default_factory=list)
+
+
 #: Codes of a RefusedItem.
 HAVE = "have"  #: the same content lies here already, verified: record it
 CONFLICT = "conflict"  #: other content has that name here: only people can settle that

@@ -141,19 +141,21 @@ class PosixStore(Store):
     def _make_directories(self, directory: str, mode: int, upto: str) -> list[str]:
         """Like makedirs, but returns what was made, and applies the mode in spite of the umask."""
         made: list[str] = []
-        try:
-            os.mkdir(directory)
-        except FileExistsError:
-            return made
-        except FileNotFoundError:
-            if directory == upto:
-                raise
-            made = self._make_directories(os.path.dirname(directory), mode, upto)
-            with suppress(FileExistsError):
-                os.mkdir(directory)
-        if self.group_write:
-            os.chmod(directory, mode)
-        made.append(directory)
+        todo = [directory]  # a name may have more levels than Python lets a function call itself
+        while todo:
+            try:
+                os.mkdir(todo[-1])
+            except FileExistsError:
+                todo.pop()
+                continue
+            except FileNotFoundError:
+                if todo[-1] == upto:
+                    raise
+                todo.append(os.path.dirname(todo[-1]))
+                continue
+            if self.group_write:
+                os.chmod(todo[-1], mode)
+            made.append(todo.pop())
         return made
 
     def discard(self, staging_id: str) -> None:
@@ -212,7 +214,7 @@ class PosixStore(Store):
 
     def _honest(self, staging_id: str, name: str) -> bool:
         """Whether no directory between the staging path and the name is a link that a sender put there."""
-        directory = os.path.dirname(self.staging_path(staging_id, name))
+        directory = self.staging_path(staging_id, name).rpartition("/")[0]
         if directory not in self._roads:
             straight = os.path.join(os.path.realpath(self.staging), directory[len(self.staging) + 1 :])
             self._roads[directory] = os.path.realpath(directory) == straight
@@ -262,7 +264,7 @@ class PosixStore(Store):
         part = self._part(arrival)
         if os.path.lexists(part):  # left by a crash
             copying.remove_tree(part) if os.path.isdir(part) else os.unlink(part)
-        os.makedirs(os.path.dirname(part), exist_ok=True)
+        copying.make_directories(os.path.dirname(part))
         if kind is FileKind.DIRECTORY:
             copying.copy_tree(staged, part)
         else:
@@ -272,7 +274,7 @@ class PosixStore(Store):
     def _place(self, arrival: Arrival, path: str, outcome: Outcome, changed: set[str]) -> Outcome:
         """Put one verified arrival into its final place without replacing anything."""
         target = self.path(arrival.name)
-        parent = os.path.dirname(target)
+        parent = target.rpartition("/")[0]
         try:
             if parent not in changed:
                 made = self._make_directories(parent, 0o2775, upto=self.root)
@@ -329,7 +331,7 @@ class PosixStore(Store):
         """Copy into staging; the checksum is the source's own, so that :meth:`take_in` proves the copy."""
         target = self.staging_path(staging_id, name)
         try:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
+            copying.make_directories(os.path.dirname(target))
             if os.path.isdir(source):
                 copying.copy_tree(source, target)
                 return Found(FileKind.DIRECTORY, digest.size_of(target), digest.of_path(source))
