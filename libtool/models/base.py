@@ -20,6 +20,9 @@ from libtool.seams import seam
 #: How long a writer waits for another one before the database counts as busy, in seconds.
 BUSY_SECONDS = 30.0
 
+#: Parameters in one statement: SQLite keeps some hundred bytes for each while it parses.
+PARAMETERS = 4000
+
 Busy = (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError)
 
 
@@ -147,7 +150,8 @@ def open_database(
             path,
             timeout=BUSY_SECONDS if busy is None else min(busy, BUSY_SECONDS),
             # FULL: what is committed before an act must be there after a power cut.
-            pragmas={"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2},
+            # A small cache: a run touches what is pending, and memory shall not follow the size of the catalogue.
+            pragmas={"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2, "cache_size": -1000},
         )
     else:
         database = _postgres(url, password)
@@ -211,7 +215,7 @@ def update_many(table: type[Record], columns: list[str], rows: list[tuple[Any, .
     one = "(" + ", ".join([mark] * len(columns)) + ")"
     sets = ", ".join(f'"{column}" = given."{column}"' for column in columns[1:])
     names = ", ".join(f'"{column}"' for column in columns)
-    piece = 20000 // len(columns)
+    piece = PARAMETERS // len(columns)
     for start in range(0, len(rows), piece):
         part = rows[start : start + piece]
         database.execute_sql(
@@ -226,7 +230,7 @@ def insert_rows(table: type[Record], columns: list[str], rows: list[tuple[Any, .
     database = current()
     one = "(" + ", ".join([database.param] * len(columns)) + ")"
     names = ", ".join(f'"{column}"' for column in columns)
-    piece = 20000 // len(columns)
+    piece = PARAMETERS // len(columns)
     for start in range(0, len(rows), piece):
         part = rows[start : start + piece]
         database.execute_sql(

@@ -70,6 +70,7 @@ class Peer:
     def ask(self, endpoint: str, message: Any, kind: Any) -> Any:
         """POST ``message`` to ``/api/v2/<endpoint>`` and decode the answer as ``kind``."""
         answer = self.post(endpoint, message)
+        del message  # thousands of files; the answer to them is read next
         if not 200 <= answer.status < 300:
             raise self.refusal(endpoint, answer)
         try:
