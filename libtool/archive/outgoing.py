@@ -14,7 +14,7 @@ from libtool.archive import attempts
 from libtool.archive.accounts import Caller
 from libtool.archive.hands import Host, portions
 from libtool.errors import NoSuchTransfer, TooLarge
-from libtool.models.base import among, writing
+from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import File, Librarian, OutgoingTransfer
 from libtool.peers.messages import CloneComplete, Report
 from libtool.states import TransferStatus
@@ -60,7 +60,7 @@ def reported(host: Host, caller: Caller, message: Report) -> dict[int, bool]:
             .join(File)
             .where(among(_OUT.id, piece), _OUT.destination == destination.id)
         )
-        known.update(rows.tuples())
+        known.update((id, checksum) for id, checksum in raw_rows(rows))
     stored = []
     failed = {
         each.source_transfer_id: each.reason or "no reason given"

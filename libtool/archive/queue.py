@@ -339,36 +339,30 @@ def _report_staged(
     """Report what has arrived, in as few requests as possible, and believe what the destination says to each."""
     after = 0
     while budget.left:
-        rows = list(
-            _OUT.select(_OUT.id, _OUT.remote_id)
-            .where(_OUT.destination == destination.id, owing(_OUT), _OUT.owed == Owed.STAGED, _OUT.id > after)
-            .order_by(_OUT.id)
-            .limit(REPORT)
-            .tuples()
+        query = _OUT.select(_OUT.id, _OUT.remote_id).where(
+            _OUT.destination == destination.id, owing(_OUT), _OUT.owed == Owed.STAGED, _OUT.id > after
         )
-        after = rows[-1][0] if rows else after
-        if not rows:
+        remote = {number: id for id, number in raw_rows(query.order_by(_OUT.id).limit(REPORT))}
+        if not remote:
             return
-        remote = {number: id for id, number in rows}
+        after = max(remote.values())
         if peer.can(features.BATCH):
-            pairs = [messages.Pair(id, number) for id, number in rows]
-            states = _batch_states(peer, pairs)
+            states = _batch_states(peer, [messages.Pair(id, number) for number, id in remote.items()])
         else:
             states = _stock_states(peer, list(remote))
-        taken = [
-            id
-            for number, id in remote.items()
-            if states.get(number) in (TransferStatus.STAGED, TransferStatus.COMPLETED)
-        ]
-        arrived = set(taken)
-        unsure = {
-            id
-            for number, id in remote.items()
-            if states.get(number) in (TransferStatus.INITIATED, TransferStatus.ONGOING)
-        }
-        lost = {id: _lost(states.get(number)) for number, id in remote.items() if id not in arrived | unsure}
+        taken: list[int] = []
+        unsure: list[int] = []
+        lost: dict[int, str] = {}
+        for number, id in remote.items():
+            state = states.get(number)
+            if state in (TransferStatus.STAGED, TransferStatus.COMPLETED):
+                taken.append(id)
+            elif state in (TransferStatus.INITIATED, TransferStatus.ONGOING):
+                unsure.append(id)  # it would not take our word now; it is told again
+            else:
+                lost[id] = _lost(state)
         with writing("reported staged"):
-            _OUT.update(status=TransferStatus.STAGED, owed=Owed.NOTHING).where(
+            _OUT.update(status=TransferStatus.STAGED).where(
                 among(_OUT.id, taken), _OUT.status == TransferStatus.ONGOING
             ).execute()
             _OUT.update(owed=Owed.NOTHING).where(among(_OUT.id, taken)).execute()

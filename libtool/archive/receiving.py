@@ -47,6 +47,7 @@ from libtool.units import to_microseconds
 #: PostgreSQL advisory key under which names are given out, so that "a" and "a/b" cannot be promised side by side.
 NAMES_KEY = 0x6C6962746F6F6C
 _IN = IncomingTransfer
+_STATUS = {int(status): status for status in TransferStatus}
 #: Parameters in one IN (…).
 _PIECE = 5000
 
@@ -347,7 +348,7 @@ def move(ids: list[int], new: TransferStatus, caller: Caller, host: Host) -> lis
         changes: dict[str, Any] = {"status": new}
         if new > TransferStatus.STAGED:
             changes |= {"end_time": host.now(), "owed": Owed.NOTHING, "reason": "the source gave it up"}
-        moved += [row.id for row in _IN.update(**changes).where(mine).returning(_IN.id).execute()]
+        moved += [id for (id,) in raw_rows(_IN.update(**changes).where(mine).returning(_IN.id))]
     return moved
 
 
@@ -364,5 +365,6 @@ def states(ids: list[int], caller: Caller) -> dict[int, TransferStatus | None]:
     """How far the caller's incoming transfers have come; None: unknown, or not the caller's."""
     found: dict[int, TransferStatus | None] = dict.fromkeys(ids)
     for piece in portions(ids, _PIECE):
-        found.update(_IN.select(_IN.id, _IN.status).where(among(_IN.id, piece), owned(caller)).tuples())
+        rows = raw_rows(_IN.select(_IN.id, _IN.status).where(among(_IN.id, piece), owned(caller)))
+        found.update({id: _STATUS[status] for id, status in rows})
     return found

@@ -250,7 +250,7 @@ def among(field: peewee.Field, values: Iterable[Any]) -> peewee.Expression:
     return peewee.Expression(field, "=", peewee.SQL("ANY(%s)", [list(values)]))
 
 
-def raw_rows(query: peewee.Select) -> Iterator[tuple[Any, ...]]:
+def raw_rows(query: peewee.Query) -> Iterator[tuple[Any, ...]]:
     """The rows of a query as the driver gives them: no models, no converters; numbers for enums and times."""
     sql, parameters = query.sql()
     yield from current().execute_sql(sql, parameters)
