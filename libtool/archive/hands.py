@@ -89,6 +89,10 @@ class Budget:
         self._clock = clock
         self._end = clock() + seconds
 
+    def share(self, among: int) -> Budget:
+        """An equal part of what is left for one of ``among`` that take turns."""
+        return Budget(max(0.0, self._end - self._clock()) / max(1, among), self._clock)
+
     @property
     def left(self) -> bool:
         """Whether another step may begin."""

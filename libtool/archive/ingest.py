@@ -111,7 +111,6 @@ def ingest(
             known += _portion(host, row, store, portion, order, claim, limit, tally)
             if progress is not None:
                 progress(len(portion))
-        intake.tidy(host)
         return known
 
 
@@ -197,6 +196,7 @@ def _portion(
         intake.refuse(host, failed)
     rows = intake.staged([transfer.id for transfer, _ in found if transfer.id not in failed])
     intake.take_in(host, row, store, rows, tally, order.policy)
+    intake.tidy(host, staging_id)
     if order.move:
         _settle_originals(store, rows, accepted, moved, adopted, tally)
     return known

@@ -6,15 +6,17 @@ rows that owe a report are reported; final rows that still name a staging place 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from peewee import SQL, Value, fn
 
 from libtool import names
 from libtool.archive import librarians, notices, places
 from libtool.archive.hands import Budget, Host, Tally, portions
-from libtool.errors import LibtoolError, LockTaken, PeerDeniesUs, PeerRefused, PeerUnreachable, StoreUnavailable
+from libtool.errors import LockTaken, PeerRefused, StoreUnavailable
 from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import File, IncomingTransfer, Instance, Librarian, live, owing
 from libtool.models.tables import Store as StoreRow
@@ -113,6 +115,7 @@ def take_in(
     policy: DeletionPolicy,
 ) -> None:
     """Judge one portion: what is right is stored and recorded, what is wrong is ended and named, the rest waits."""
+    troubled = {fault.subject for fault in notices.standing() if fault.kind == "unreadable"}
     reasons = _known_otherwise(staged)
     judged = [each for each in staged if each.id not in reasons]
     arrivals = [Arrival(each.staging_id or NOWHERE, each.name, each.size, each.checksum) for each in judged]
@@ -123,18 +126,27 @@ def take_in(
             stored[outcome.kind].append(each)
         elif outcome.fate is Fate.UNKNOWN:
             tally.postponed += 1
-            subject = f"file '{names.shown(each.name)}' from {each.source or 'here'}"
-            notices.trouble(host, tally, subject, "unreadable", outcome.why)
+            notices.trouble(host, tally, _subject(each), "unreadable", outcome.why)
         else:
             reasons[each.id] = outcome.why
-    _record(host, row, stored, policy)
-    tally.done += len(stored[FileKind.FILE]) + len(stored[FileKind.DIRECTORY])
+        if troubled and outcome.fate is not Fate.UNKNOWN and _subject(each) in troubled:
+            notices.forget(_subject(each))
+    late = _record(host, row, stored, policy)
+    lies = (
+        f"a file of that name with other content came in meanwhile; this one lies in the store {row.name}, unrecorded"
+    )
+    reasons.update(dict.fromkeys(late, lies))
+    tally.done += len(stored[FileKind.FILE]) + len(stored[FileKind.DIRECTORY]) - len(late)
     if reasons:
         refuse(host, reasons)
         for each in staged:
             if each.id in reasons:
                 sender = f"from {each.source}" if each.source else "of an ingest"
                 tally.problem(f"'{names.shown(each.name)}' {sender} was not stored: {reasons[each.id]}")
+
+
+def _subject(each: Staged) -> str:
+    return f"file '{names.shown(each.name)}' from {each.source or 'here'}"
 
 
 def _known_otherwise(staged: Sequence[Staged]) -> dict[int, str]:
@@ -148,17 +160,20 @@ def _known_otherwise(staged: Sequence[Staged]) -> dict[int, str]:
     return {id: "a file of that name with other content is in the catalogue" for (id,) in clash.tuples()}
 
 
-def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[Staged]], policy: DeletionPolicy) -> None:
-    """File, instance and the end of the transfer, in one transaction, by set.
+def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[Staged]], policy: DeletionPolicy) -> list[int]:
+    """File, instance and the end of the transfer, in one transaction, by set; returns what could not be recorded.
 
     Also of those that their source has given up meanwhile: the copy is here and right, so it is known.
     """
     now = host.now()
+    late: list[int] = []
     for kind, transfers in stored.items():
         if not transfers:
             continue
         ids = [each.id for each in transfers]
         mine = among(_IN.id, ids)
+        # By name, size and checksum: another file of that name may have come in while this one was being read.
+        same = (File.name == _IN.name) & (File.checksum == _IN.checksum) & (File.size == _IN.size)
         own = host.settings.name
         with writing("record"):
             File.insert_from(
@@ -182,7 +197,7 @@ def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[Staged]], pol
                     SQL(str(to_microseconds(now))),
                     SQL(str(to_microseconds(now))),
                 )
-                .join(File, on=(File.name == _IN.name))
+                .join(File, on=same)
                 .where(mine),
                 [
                     Instance.file,
@@ -200,9 +215,12 @@ def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[Staged]], pol
                 status=TransferStatus.COMPLETED,
                 end_time=now,
                 claim=None,
-                file=File.select(File.id).where(File.name == _IN.name),
-            ).where(mine).execute()
-            _IN.update(owed=Owed.COMPLETION).where(among(_IN.id, ids), _IN.source != "").execute()
+                file=File.select(File.id).where(same),
+            ).where(mine, fn.EXISTS(File.select(SQL("1")).where(same))).execute()
+            done = mine & (_IN.status == TransferStatus.COMPLETED)
+            _IN.update(owed=Owed.COMPLETION).where(done, _IN.source != "").execute()
+            late += [id for (id,) in raw_rows(_IN.select(_IN.id).where(mine, _IN.status != TransferStatus.COMPLETED))]
+    return late
 
 
 def refuse(host: Host, reasons: dict[int, str]) -> None:
@@ -233,7 +251,8 @@ class Debt(NamedTuple):
 def report(host: Host, budget: Budget, tally: Tally) -> None:
     """Tell every source what became of its transfers; one that does not answer does not delay the others."""
     sources = [name for (name,) in _IN.select(_IN.source).where(owing(_IN)).distinct().tuples()]
-    for name in sources:
+    random.shuffle(sources)  # none is always the last when time is short
+    for n, name in enumerate(sources):
         librarian = Librarian.get_or_none(Librarian.name == name, ~Librarian.removed)
         owed = _IN.select(_IN.id, _IN.source_transfer_id, _IN.store, _IN.checksum, _IN.owed, _IN.reason).where(
             owing(_IN), _IN.source == name
@@ -244,35 +263,24 @@ def report(host: Host, budget: Budget, tally: Tally) -> None:
             notices.trouble(host, tally, f"librarian {name}", "unknown", text)
             continue
         notices.over(host, tally, f"librarian {name}", "unknown")
-        peer = host.peer(librarian)
-        try:
-            librarians.get_acquainted(librarian, peer, host.now())
-            after = 0
-            while budget.left:
-                page = owed.where(_IN.id > after).order_by(_IN.id).limit(REPORT)
-                rows = [Debt(*row) for row in raw_rows(page)]
-                if not rows:
-                    break
-                after = rows[-1].id
-                if peer.can(features.BATCH):
-                    _report_batch(host, peer, rows)
-                else:
-                    _report_stock(host, peer, rows, budget, tally)
-            notices.over(host, tally, f"librarian {name}", "unreachable")
-            notices.over(host, tally, f"librarian {name}", "account")
-        except PeerUnreachable as trouble:
-            tally.postponed += owed.count()
-            notices.trouble(host, tally, f"librarian {name}", "unreachable", trouble.text)
-        except PeerDeniesUs as trouble:
-            tally.postponed += owed.count()
-            tally.person = True
-            notices.trouble(host, tally, f"librarian {name}", "account", trouble.text, at_once=True)
-        except LibtoolError as trouble:
-            tally.postponed += owed.count()
-            notices.trouble(host, tally, f"librarian {name}", "refuses", trouble.text)
-        finally:
-            librarians.keep_acquaintance(librarian, peer, host.now())
-            peer.close()
+        deed = partial(_pay, host, owed, budget.share(len(sources) - n), tally)
+        librarians.ask(host, librarian, tally, "reports", owed.count, deed)
+
+
+def _pay(host: Host, owed: Any, budget: Budget, tally: Tally, peer: Peer) -> None:
+    """Report to one source, page by page; one page at least, however little time is left."""
+    after = 0
+    while True:
+        rows = [Debt(*row) for row in raw_rows(owed.where(_IN.id > after).order_by(_IN.id).limit(REPORT))]
+        if not rows:
+            return
+        after = rows[-1].id
+        if peer.can(features.BATCH):
+            _report_batch(host, peer, rows)
+        else:
+            _report_stock(host, peer, rows, budget, tally)
+        if not budget.left:
+            return
 
 
 def _report_batch(host: Host, peer: Peer, rows: list[Debt]) -> None:
@@ -313,7 +321,7 @@ def _report_stock(host: Host, peer: Peer, rows: list[Debt], budget: Budget, tall
         answer = peer.post("clone/complete", message)
         if not 200 <= answer.status < 300:
             refusal = peer.refusal("clone/complete", answer)
-            if not isinstance(refusal, PeerRefused):
+            if answer.status not in (400, 406) or not isinstance(refusal, PeerRefused):
                 raise refusal
             # 400: it knows of no such transfer. 406: it has ended there, usually because our first report arrived and
             # its answer was lost; or it has not written down yet that it is staged, and must be told again.
@@ -340,9 +348,14 @@ def _paid(ids: list[int]) -> None:
 # -- tidying up ---------------------------------------------------------------------------------------------------
 
 
-def tidy(host: Host) -> None:
-    """Remove the staging places of transfers that have ended and are told; a place that others still use keeps them."""
+def tidy(host: Host, only: str | None = None) -> None:
+    """Remove the staging places of transfers that have ended and are told; a place that others still use keeps them.
+
+    For recv-clone, under its lock: what it has just judged must not go. Others name the place of their ``only``.
+    """
     ended = (_IN.status >= SQL("3")) & (_IN.staging_id.is_null(False)) & ~(_IN.owed == Owed.FAILURE)
+    if only is not None:
+        ended &= _IN.staging_id == only
     stores = {row.id: row for row in places.in_order(host)}
     for staging_id, store_id in _IN.select(_IN.staging_id, _IN.store).where(ended).distinct().tuples():
         row = stores.get(store_id)

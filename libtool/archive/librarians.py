@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from libtool.archive.hands import Host
-from libtool.errors import LibrarianExists, LibtoolError, Refused, UnknownLibrarian
+from libtool.archive import notices
+from libtool.archive.hands import Host, Tally
+from libtool.errors import (
+    DatabaseBusy,
+    LibrarianExists,
+    LibtoolError,
+    PeerDeniesUs,
+    PeerUnreachable,
+    Refused,
+    UnknownLibrarian,
+)
 from libtool.models.base import writing
 from libtool.models.tables import Librarian
 from libtool.peers import messages
@@ -147,3 +157,40 @@ def try_out(host: Host, name: str, url: str, port: int | None, authenticator: st
         return peer.announced
     finally:
         peer.close()
+
+
+def ask(
+    host: Host,
+    librarian: Librarian,
+    tally: Tally,
+    what: str,
+    owed: Callable[[], int],
+    deed: Callable[[Peer], None],
+) -> None:
+    """Do ``deed`` with a neighbour; whatever goes wrong with it is told here, and holds up nobody else.
+
+    ``what`` names the deed in notices, ``owed`` counts what is postponed when it cannot be done.
+    """
+    subject, peer = f"librarian {librarian.name}", None
+    try:
+        peer = host.peer(librarian)
+        get_acquainted(librarian, peer, host.now())
+        deed(peer)
+        for kind in ("unreachable", "account", f"refuses {what}"):
+            notices.over(host, tally, subject, kind)
+    except DatabaseBusy:
+        raise
+    except PeerUnreachable as trouble:
+        tally.postponed += max(1, owed())
+        notices.trouble(host, tally, subject, "unreachable", trouble.text)
+    except PeerDeniesUs as trouble:
+        tally.postponed += max(1, owed())
+        tally.person = True
+        notices.trouble(host, tally, subject, "account", trouble.text, at_once=True)
+    except LibtoolError as trouble:
+        tally.postponed += max(1, owed())
+        notices.trouble(host, tally, subject, f"refuses {what}", trouble.text, at_once=True)
+    finally:
+        if peer is not None:
+            keep_acquaintance(librarian, peer, host.now())
+            peer.close()

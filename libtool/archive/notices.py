@@ -43,6 +43,13 @@ def over(host: Host, tally: Tally, subject: str, kind: str) -> None:
         tally.lines.append(f"{subject}: over after {lasted}: {fault.text}")
 
 
+def forget(subject: str) -> None:
+    """What the troubles of ``subject`` were about is gone, with or without success."""
+    if Fault.select().where(Fault.subject == subject).exists():
+        with writing("faults forgotten"):
+            Fault.delete().where(Fault.subject == subject).execute()
+
+
 def standing() -> list[Fault]:
     """All troubles that have not ended, the oldest first."""
     return list(Fault.select().order_by(Fault.first_time))

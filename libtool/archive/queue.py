@@ -7,9 +7,11 @@ submission under the same ticket. Destinations take turns; a slow or dead one co
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from peewee import fn
 
@@ -20,9 +22,7 @@ from libtool.errors import (
     CarrierRefused,
     CarrierUnknown,
     LibtoolError,
-    PeerDeniesUs,
     PeerRefused,
-    PeerUnreachable,
     StoreUnavailable,
 )
 from libtool.models.base import among, raw_rows, writing
@@ -67,9 +67,10 @@ def consume(host: Host, budget: Budget, tally: Tally, progress: Progress | None 
 def _in_turn(host: Host, budget: Budget) -> Iterator[SendQueue]:
     """Items to ship, taking destinations in turn; each item at most once in a run."""
     seen: dict[int, int] = {}
+    destinations = _shuffled(Librarian.select())
     while budget.left:
         heads = []
-        for destination in Librarian.select().order_by(Librarian.id):
+        for destination in destinations:
             condition = (
                 (SendQueue.destination == destination.id)
                 & (SendQueue.id > seen.get(destination.id, 0))
@@ -134,6 +135,7 @@ def ship(host: Host, item: SendQueue, mover: Mover, tally: Tally) -> int:
             SendQueue.id == item.id, SendQueue.status == QueueStatus.SUBMITTING
         ).execute()
     notices.over(host, tally, f"carrier {mover.kind}", "unknown")
+    notices.over(host, tally, "the queue", "store")
     tally.done += len(files)
     return len(files)
 
@@ -167,6 +169,7 @@ def _items(host: Host, files: Sequence[Cargo]) -> list[Item]:
             each.staging_location,
             each.kind == FileKind.DIRECTORY,
             each.size,
+            each.name,
         )
         for each in files
     ]
@@ -236,6 +239,7 @@ def _end(host: Host, item: SendQueue, status: QueueStatus, reason: str | None, r
         SendQueue.update(status=status, end_time=host.now(), reason=reason, report=report).where(
             SendQueue.id == item.id, waiting()
         ).execute()
+    notices.forget(f"queue item {item.id}")
 
 
 # -- learning what became of them ---------------------------------------------------------------------------------
@@ -280,6 +284,9 @@ def learn(host: Host, item: SendQueue, mover: Mover, tally: Tally) -> None:
             arrived.append(each.id)
         elif outcome.arrived is Arrived.NO:
             (passing if outcome.passing else failed)[each.id] = outcome.why
+    if any(outcome.arrived is Arrived.UNKNOWN for outcome in outcomes):
+        tally.postponed += item.files
+        return
     with writing("learnt"):
         now = host.now()
         _OUT.update(owed=Owed.STAGED).where(among(_OUT.id, arrived), _OUT.status == TransferStatus.ONGOING).execute()
@@ -288,13 +295,15 @@ def learn(host: Host, item: SendQueue, mover: Mover, tally: Tally) -> None:
         SendQueue.update(status=QueueStatus.COMPLETED, end_time=now, report=json.dumps(dict(progress.report))).where(
             SendQueue.id == item.id, waiting()
         ).execute()
-    notices.over(host, tally, subject, "task")
+    notices.forget(subject)
     called = {each.id: each.name for each in files}
     for id, why in failed.items():
         tally.problem(f"'{names.shown(called[id])}' did not arrive: {why}")
     if passing:
         tally.postponed += len(passing)
-        notices.trouble(host, tally, subject, "passing", next(iter(passing.values())))
+        notices.trouble(host, tally, f"librarian {item.destination.name}", "arrival", next(iter(passing.values())))
+    else:
+        notices.over(host, tally, f"librarian {item.destination.name}", "arrival")
 
 
 # -- telling the destinations -------------------------------------------------------------------------------------
@@ -303,34 +312,29 @@ def learn(host: Host, item: SendQueue, mover: Mover, tally: Tally) -> None:
 def report(host: Host, budget: Budget, tally: Tally, progress: Progress | None = None) -> None:
     """Tell every destination what lies in its staging area, and what was given up."""
     owed = _OUT.select(_OUT.destination).where(owing(_OUT)).distinct()
-    for destination in Librarian.select().where(Librarian.id << owed).order_by(Librarian.id):
-        if not budget.left:
-            return
-        subject = f"librarian {destination.name}"
+    destinations = _shuffled(Librarian.select().where(Librarian.id << owed))
+    for n, destination in enumerate(destinations):
         waits = _OUT.select().where(_OUT.destination == destination.id, owing(_OUT))
         if destination.removed or destination.authenticator is None:
             tally.postponed += waits.count()
             continue
-        peer = host.peer(destination)
-        try:
-            librarians.get_acquainted(destination, peer, host.now())
-            _report_staged(host, destination, peer, budget, tally, progress)
-            staging.tell_failures(host, destination, peer)
-            for kind in ("unreachable", "account"):
-                notices.over(host, tally, subject, kind)
-        except PeerUnreachable as trouble:
-            tally.postponed += waits.count()
-            notices.trouble(host, tally, subject, "unreachable", trouble.text)
-        except PeerDeniesUs as trouble:
-            tally.postponed += waits.count()
-            tally.person = True
-            notices.trouble(host, tally, subject, "account", trouble.text, at_once=True)
-        except LibtoolError as trouble:
-            tally.postponed += waits.count()
-            notices.trouble(host, tally, subject, "refuses", trouble.text)
-        finally:
-            librarians.keep_acquaintance(destination, peer, host.now())
-            peer.close()
+        part = budget.share(len(destinations) - n)
+        deed = partial(_settle_with, host, destination, part, tally, progress)
+        librarians.ask(host, destination, tally, "reports", waits.count, deed)
+
+
+def _settle_with(
+    host: Host, destination: Librarian, budget: Budget, tally: Tally, progress: Progress | None, peer: Peer
+) -> None:
+    _report_staged(host, destination, peer, budget, tally, progress)
+    staging.tell_failures(host, destination, peer)
+
+
+def _shuffled(query: Any) -> list[Librarian]:
+    """Librarians in no fixed order, so that none is always the last when time is short."""
+    found = list(query)
+    random.shuffle(found)
+    return found
 
 
 def _report_staged(
@@ -338,7 +342,7 @@ def _report_staged(
 ) -> None:
     """Report what has arrived, in as few requests as possible, and believe what the destination says to each."""
     after = 0
-    while budget.left:
+    while True:  # one page at least, however little time is left
         query = _OUT.select(_OUT.id, _OUT.remote_id).where(
             _OUT.destination == destination.id, owing(_OUT), _OUT.owed == Owed.STAGED, _OUT.id > after
         )
@@ -375,6 +379,8 @@ def _report_staged(
         tally.done += len(taken)
         if progress is not None:
             progress(len(taken))
+        if not budget.left:
+            return
 
 
 def _lost(state: TransferStatus | None) -> str:

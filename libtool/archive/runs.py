@@ -82,9 +82,7 @@ def prune(host: Host) -> None:
     if items:
         with writing("prune"):
             SendQueue.delete().where(among(SendQueue.id, items)).execute()
-    runs = [
-        row.id for row in TaskRun.select(TaskRun.id).where(TaskRun.ended < before).order_by(TaskRun.id).limit(PRUNE)
-    ]
+    runs = [row.id for row in TaskRun.select(TaskRun.id).where(TaskRun.ended < before).limit(PRUNE)]
     if runs:
         with writing("prune"):
             TaskRun.delete().where(among(TaskRun.id, runs)).execute()

@@ -12,10 +12,9 @@ from datetime import datetime, timedelta
 from peewee import SQL, Expression, fn
 
 from libtool import names
-from libtool.archive import librarians, notices, staging, stock
+from libtool.archive import librarians, staging, stock
 from libtool.archive.hands import Budget, Host, Tally
 from libtool.archive.staging import Offer, Wish, tell_failures
-from libtool.errors import PeerDeniesUs, PeerRefused, PeerUnreachable
 from libtool.models.base import raw_rows, writing
 from libtool.models.tables import (
     File,
@@ -53,49 +52,32 @@ def send(
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Stage and queue everything that is due for one destination, as far as time allows."""
-    subject = f"librarian {destination.name}"
-    peer: Peer | None = None
-    after, full = 0, False
-    try:
+    if not _anything(host, destination, wish):
+        return
+
+    def deed(peer: Peer) -> None:
+        tell_failures(host, destination, peer)
+        after, full = 0, False
         while budget.left:
             offers = _offers(destination, after, _request_size(destination, wish), host.now())
             if not offers and (full or not choose(host, destination, wish)):
                 break
             if not offers:
                 continue
-            if peer is None:
-                peer = host.peer(destination)
-                librarians.get_acquainted(destination, peer, host.now())
-                tell_failures(host, destination, peer)
             after = offers[-1].id
             done = tally.done
             full = stage(host, destination, peer, offers, wish, tally) or full
             offers = []  # before the next ones are read: memory must not hold two requests
             if progress is not None:
                 progress(tally.done - done)
-        if (
-            peer is None
-            and _OUT.select().where(_OUT.destination == destination.id, owing(_OUT), _OUT.owed == Owed.FAILURE).exists()
-        ):
-            peer = host.peer(destination)
-            tell_failures(host, destination, peer)
-        if peer is not None:
-            for kind in ("unreachable", "account", "refuses"):
-                notices.over(host, tally, subject, kind)
-    except PeerUnreachable as trouble:
-        tally.postponed += waiting(destination)
-        notices.trouble(host, tally, subject, "unreachable", trouble.text)
-    except PeerDeniesUs as trouble:
-        tally.postponed += waiting(destination)
-        tally.person = True
-        notices.trouble(host, tally, subject, "account", trouble.text, at_once=True)
-    except PeerRefused as trouble:
-        tally.postponed += waiting(destination)
-        notices.trouble(host, tally, subject, "refuses", trouble.text, at_once=True)
-    finally:
-        if peer is not None:
-            librarians.keep_acquaintance(destination, peer, host.now())
-            peer.close()
+
+    librarians.ask(host, destination, tally, "staging", lambda: waiting(destination), deed)
+
+
+def _anything(host: Host, destination: Librarian, wish: Wish) -> bool:
+    """Whether there is anything to say to a destination; chooses what is due."""
+    debts = _OUT.select(SQL("1")).where(_OUT.destination == destination.id, owing(_OUT), _OUT.owed == Owed.FAILURE)
+    return bool(_offers(destination, 0, 1, host.now())) or choose(host, destination, wish) > 0 or debts.exists()
 
 
 def stage(host: Host, destination: Librarian, peer: Peer, offers: list[Offer], wish: Wish, tally: Tally) -> bool:

@@ -193,7 +193,7 @@ class TaskRun(Record):
     idle_runs = IntegerField(default=0)  #: how many runs without work this row stands for
 
     class Meta:
-        indexes = ((("command", "target", "id"), False),)
+        indexes = ((("command", "target", "id"), False), (("ended",), False))
 
 
 class Fault(Record):
@@ -258,8 +258,6 @@ _Out.add_index(_Out.index(_Out.end_time, where=_Out.status >= SQL("3"), name="ou
 
 # One live incoming transfer per name; and: is this name under way?
 _In.add_index(_In.index(_In.name, unique=True, where=live(_In), name="incoming_live"))
-# A replayed request of the same source.
-_In.add_index(_In.index(_In.source, _In.source_transfer_id, name="incoming_source"))
 # recv-clone: what is staged in a store, in order.
 _In.add_index(_In.index(_In.store, _In.id, where=_In.status == SQL("2"), name="incoming_staged"))
 # Bytes promised in a store.

@@ -14,12 +14,13 @@ Ticket = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file of a batch: absolute paths here and there, and whether it is a directory taken as one file."""
+    """One file of a batch: its name, absolute paths here and there, and whether it is a directory taken as one file."""
 
     source: str
     target: str
     directory: bool
     size: int
+    name: str = ""  #: the file's name, with which the target ends
 
 
 class Stage(Enum):

@@ -63,6 +63,10 @@ class DirectMover(Mover):
         if parent not in safe:
             safe[parent] = self._inside(parent)
             if safe[parent]:
+                place = item.target.removesuffix(f"/{item.name}") if item.name else parent
+                if item.name and not os.path.isdir(place):
+                    del safe[parent]
+                    return f"the staging place {shown(place)} is not there (is it mounted here?)", True
                 try:
                     make_directories(parent, DIRECTORY_MODE)
                 except OSError as trouble:

@@ -91,7 +91,7 @@ class Peer:
         if 200 <= answer.status < 300 or features.HEADER.lower() in answer.headers:
             self.announced = answer.headers.get(features.HEADER.lower(), "")
             self.features = frozenset(self.announced.split())
-        elif answer.status == 404 and endpoint.startswith("libtool/"):
+        elif answer.status == 404 and endpoint.startswith("libtool/") and read_error(answer.body)[2]:
             self.announced, self.features = "", frozenset()  # it has become a stock librarian
         if answer.status != 401 and endpoint != "ping/":  # a stock server takes any password at ping/
             self.answered = self.answered or answer.status < 500
@@ -99,11 +99,12 @@ class Peer:
 
     def refusal(self, endpoint: str, answer: Answer) -> PeerRefused | PeerDeniesUs | PeerUnreachable:
         """The error that a status outside of 2xx means."""
-        why, how, _ = read_error(answer.body)
+        why, how, found = read_error(answer.body)
         if answer.status in (401, 403):
             account = (self.authenticator or "").partition(":")[0]
             return PeerDeniesUs(name=self.name, account=account, endpoint=endpoint)
-        if answer.status in _PASSING or not 400 <= answer.status < 500:
+        # Without JSON it was not the librarian who spoke, but something in front of it.
+        if answer.status in _PASSING or not 400 <= answer.status < 500 or not found:
             return PeerUnreachable(
                 name=self.name, why=f"{endpoint} answered {answer.status}: {why or 'no reason given'}"
             )

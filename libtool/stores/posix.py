@@ -188,9 +188,12 @@ class PosixStore(Store):
         outcomes = [self._judge(arrival, rename, n, ready) for n, arrival in enumerate(arrivals)]
         placing = {n: path for n, path in ready.items() if outcomes[n].fate is Fate.STORED}
         seam("take in: verified")
-        self._sync(path for n, at in placing.items() for path in _data_of(at, outcomes[n].kind))
+        # What was placed before a crash, or lay here already, may not have reached the disk either.
+        here = {n: self.path(each.name) for n, each in enumerate(arrivals) if n not in ready}
+        here = {n: path for n, path in here.items() if outcomes[n].fate is Fate.STORED}
+        self._sync(path for n, at in (placing | here).items() for path in _data_of(at, outcomes[n].kind))
         seam("take in: data synced")
-        changed: set[str] = set()
+        changed = {directory for path in here.values() for directory in self._above(path)}
         for n, path in placing.items():
             outcomes[n] = self._place(arrivals[n], path, outcomes[n], changed)
             seam("take in: placed one")
@@ -201,6 +204,11 @@ class PosixStore(Store):
         self._sync(sorted(changed))
         seam("take in: directories synced")
         return outcomes
+
+    def _above(self, path: str) -> list[str]:
+        """The directories that a stored copy lies in, up to the store's own."""
+        inside = path[len(self.root) + 1 :]
+        return [self.root, *(f"{self.root}/{directory}" for directory in names.above(inside))]
 
     def _sync(self, paths: Iterable[str]) -> None:
         """What a disk does not confirm says nothing about any one file."""

@@ -142,7 +142,6 @@ CREATE TABLE "incoming_transfer" (
     FOREIGN KEY ("file_id") REFERENCES "file" ("id")
 );
 CREATE UNIQUE INDEX "incoming_live" ON "incoming_transfer" ("name") WHERE ("status" < 3);
-CREATE INDEX "incoming_source" ON "incoming_transfer" ("source", "source_transfer_id");
 CREATE INDEX "incoming_staged" ON "incoming_transfer" ("store_id", "id") WHERE ("status" = 2);
 CREATE INDEX "incoming_reserved" ON "incoming_transfer" ("store_id", "size") WHERE ("status" < 3);
 CREATE INDEX "incoming_owing" ON "incoming_transfer" ("source", "id") WHERE ("owed" > 0);
@@ -177,6 +176,7 @@ CREATE TABLE "task_run" (
     "idle_runs" INTEGER NOT NULL
 );
 CREATE INDEX "task_run_command_target_id" ON "task_run" ("command", "target", "id");
+CREATE INDEX "task_run_ended" ON "task_run" ("ended");
 
 CREATE TABLE "fault" (
     "id" BIGSERIAL NOT NULL PRIMARY KEY,
