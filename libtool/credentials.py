@@ -80,7 +80,7 @@ def resolve(reference: str, name: str) -> tuple[str, bool]:
     return reference, True
 
 
-def find(name: str, file: str | None = None) -> tuple[str, str]:
+def find(name: str, file: str | None = None, *, keyring: bool = True) -> tuple[str, str]:
     """``(secret, where it was found)``; asks, in this order, the file of the configuration, ``$CREDENTIALS_DIRECTORY``,
     ``LIBTOOL_SECRET_<NAME>_FILE``, ``LIBTOOL_SECRET_<NAME>``, ``~/.config/libtool/secrets/`` and the keyring.
     """
@@ -106,10 +106,11 @@ def find(name: str, file: str | None = None) -> tuple[str, str]:
         asked.append(path)
         if os.path.exists(path):
             return read_file(path, name), path
-    asked.append("the keyring")
-    found = _from_keyring("libtool", name)
-    if found is not None:
-        return found, "the keyring"
+    if keyring:
+        asked.append("the keyring")
+        found = _from_keyring("libtool", name)
+        if found is not None:
+            return found, "the keyring"
     raise SecretMissing(name=name, places=", ".join(asked))
 
 

@@ -213,6 +213,11 @@ def run_directory(configuration: settings.Settings) -> str:
 def _database_password(configuration: settings.Settings) -> str | None:
     if configuration.database.startswith("sqlite:"):
         return None
-    if configuration.database_password_file is not None:
-        return credentials.read_file(configuration.path(configuration.database_password_file), "database_password")
-    return os.environ.get("LIBTOOL_SECRET_DATABASE_PASSWORD")
+    file = configuration.database_password_file
+    try:
+        # The keyring is not asked: most databases are opened by ~/.pgpass or by the system's user, without any of this.
+        return credentials.find("database_password", configuration.path(file) if file else None, keyring=False)[0]
+    except SecretMissing:
+        if file is not None:
+            raise
+        return None

@@ -23,6 +23,15 @@ class _Handler(BaseHTTPRequestHandler):
         _, name, rest = self.path.split("/", 2)
         self.counted.append(rest)
         length = int(self.headers.get("Content-Length", 0))
+        if name not in self.configs:
+            self.rfile.read(length)
+            page = b"<html><h1>Not Found</h1></html>"
+            self.send_response(404)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+            return
         environment = {
             "PATH": os.environ["PATH"],
             "GATEWAY_INTERFACE": "CGI/1.1",

@@ -105,9 +105,7 @@ def fan(tmp_path: Path) -> tuple[Site, Site, Site, Path]:
     pair = make_pair(tmp_path)
     c = make_site("c", tmp_path / "c")
     introduce(pair.a, c)
-    pair.a.write(
-        local_transfer_roots=[str(tmp_path)], commands={"send-clone": {"destination_librarian": ["b", "c"]}}
-    )
+    pair.a.write(local_transfer_roots=[str(tmp_path)], commands={"send-clone": {"destination_librarian": ["b", "c"]}})
     source = put(tmp_path / "source", {"one": b"1", "two": b"2"})
     pair.a.run(0, "ingest", "--recursive", str(source))
     return pair.a, pair.b, c, source
@@ -370,3 +368,58 @@ def test_a_full_disk_at_the_destination_loses_nothing(tmp_path: Path) -> None:
         assert tree(disk / "store") == files
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_a_web_page_in_front_of_a_source_settles_nothing(tmp_path: Path) -> None:
+    """A server that answers 404 with HTML for a while must not make b forget what it owes to a."""
+    from tests.cgi_server import serving
+
+    configs: dict[str, str] = {}
+    with serving(configs) as (port, _):
+        configs |= {name: str(tmp_path / name / "config.yaml") for name in ("a", "b")}
+        pair = make_pair(tmp_path, None, lambda site: (f"http://127.0.0.1/{site.name}", port))
+        pair.a.run(0, "ingest", "--recursive", str(put(tmp_path / "source", {"one": b"1", "two": b"2"})))
+        for command in ("send-clone", "consume-queue", "check-consumed-queue"):
+            pair.a.run(0, command)
+        away = configs.pop("a")  # the server answers with its own page now
+        for _ in range(3):
+            assert pair.b.run(3, "recv-clone").code == 3
+        assert not pair.quiet()
+        configs["a"] = away
+        pair.b.run(0, "recv-clone")
+        assert pair.a.status()["remote_instances"] == 2 and pair.quiet()
+
+
+def test_a_broken_account_of_one_librarian_does_not_stop_the_others(tmp_path: Path) -> None:
+    a, _, c, source = fan(tmp_path)
+    with a.open():
+        from libtool.models.tables import Librarian
+
+        Librarian.update(authenticator="not encrypted with this key").where(Librarian.name == "b").execute()
+    assert "encryption key" in a.run(3, "send-clone").err
+    a.run(0, "consume-queue")
+    a.run(None, "check-consumed-queue")
+    c.run(0, "recv-clone")
+    assert c.stored() == tree(source)
+
+
+def test_an_unmounted_staging_area_gets_nothing_written_under_it(pair: Pair, tmp_path: Path) -> None:
+    pair.a.run(0, "ingest", "--recursive", str(put(tmp_path / "source", {"deep/one": b"1"})))
+    pair.a.run(0, "send-clone")
+    shutil.move(pair.b.staging, tmp_path / "mounted elsewhere")
+    pair.b.staging.mkdir()  # the empty mount point
+    pair.a.run(0, "consume-queue")
+    assert pair.a.run(3, "check-consumed-queue").code == 3
+    assert list(pair.b.staging.iterdir()) == []
+
+
+def test_what_was_in_trouble_and_arrived_is_in_trouble_no_more(pair: Pair, tmp_path: Path) -> None:
+    pair.a.run(0, "ingest", "--recursive", str(put(tmp_path / "source", {"one": b"1"})))
+    pair.a.run(0, "send-clone")
+    mark = pair.a.store / ".libtool-store"
+    mark.rename(tmp_path / "mark")
+    pair.a.run(3, "consume-queue")
+    assert pair.a.status()["troubles"]
+    (tmp_path / "mark").rename(mark)
+    pair.round()
+    assert pair.a.status()["troubles"] == [] and pair.b.stored() == {"one": b"1"}

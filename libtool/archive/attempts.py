@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from peewee import SQL, Expression, fn
 
+from libtool import names
 from libtool.models.base import among, writing
 from libtool.models.tables import File, Librarian, OutgoingTransfer, RemoteInstance, Retry, live
 from libtool.states import Owed, TransferStatus
@@ -54,7 +55,7 @@ def fail(
     for row in rows:
         by_reason.setdefault(reasons[row.id], []).append(row.id)
     for reason, same in by_reason.items():
-        table.update(status=TransferStatus.FAILED, end_time=now, reason=reason[:1000], owed=Owed.NOTHING).where(
+        table.update(status=TransferStatus.FAILED, end_time=now, reason=brief(reason), owed=Owed.NOTHING).where(
             among(table.id, same), live(table)
         ).execute()
     if tell:
@@ -70,10 +71,10 @@ def fail(
         attempts = known.get((file, destination), 0) + (1 if counts else 0)
         not_before = None if parked else max(now + delay(attempts), again or now)
         Retry.insert(
-            file=file, destination=destination, attempts=attempts, not_before=not_before, reason=reason[:1000]
+            file=file, destination=destination, attempts=attempts, not_before=not_before, reason=brief(reason)
         ).on_conflict(
             conflict_target=[Retry.file, Retry.destination],
-            update={"attempts": attempts, "not_before": not_before, "reason": reason[:1000]},
+            update={"attempts": attempts, "not_before": not_before, "reason": brief(reason)},
         ).execute()
     return rows
 
@@ -101,6 +102,11 @@ def complete(destination: Librarian, stored: Iterable[tuple[int, int]], now: dat
         table.update(status=TransferStatus.COMPLETED, end_time=now, owed=Owed.NOTHING).where(
             mine, live(table)
         ).execute()
+
+
+def brief(reason: str) -> str:
+    """Somebody's words as a row may keep them: on one line, printable, bounded."""
+    return names.shown(reason)[:1000]
 
 
 def named(ids: Iterable[int]) -> dict[int, str]:

@@ -58,8 +58,6 @@ class Tally:
     details: list[str] = field(default_factory=list)
     #: A person must act before this goes on.
     person: bool = False
-    #: What would be done; only with --dry-run.
-    plan: list[str] = field(default_factory=list)
 
     def problem(self, line: str, count: int = 1) -> None:
         """One item failed; it is named."""

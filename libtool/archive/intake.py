@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from peewee import SQL, Value, fn
 
 from libtool import names
-from libtool.archive import librarians, notices, places
+from libtool.archive import attempts, librarians, notices, places
 from libtool.archive.hands import Budget, Host, Tally, portions
 from libtool.errors import LockTaken, PeerRefused, StoreUnavailable
 from libtool.models.base import among, raw_rows, writing
@@ -228,9 +228,9 @@ def refuse(host: Host, reasons: dict[int, str]) -> None:
     with writing("refuse"):
         for reason in set(reasons.values()):
             ids = [id for id, why in reasons.items() if why == reason]
-            _IN.update(status=TransferStatus.FAILED, end_time=host.now(), reason=reason[:1000], claim=None).where(
-                among(_IN.id, ids), live(_IN)
-            ).execute()
+            _IN.update(
+                status=TransferStatus.FAILED, end_time=host.now(), reason=attempts.brief(reason), claim=None
+            ).where(among(_IN.id, ids), live(_IN)).execute()
         _IN.update(owed=Owed.FAILURE).where(among(_IN.id, list(reasons)), _IN.source != "").execute()
 
 

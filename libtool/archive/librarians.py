@@ -45,8 +45,12 @@ def everybody() -> list[Librarian]:
 
 def check_url(url: str, port: int | None, *, local: bool, allow_plain_http: bool) -> None:
     """Raise Refused unless ``url`` is one that may be registered; ``local``: on this machine's own command line."""
-    parts = urlsplit(url)
     how = "Give --url http(s)://host[/path] with --port, or exec:///absolute/path/to/config.yaml."
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  it is only looked at here
+    except ValueError as wrong:
+        raise Refused(why=f"'{url}' is no URL of a librarian: {wrong}", how=how) from None
     if parts.scheme == "exec":
         if not local:
             raise Refused(why="an exec:// librarian can only be registered on its own machine", how=how)
@@ -60,6 +64,15 @@ def check_url(url: str, port: int | None, *, local: bool, allow_plain_http: bool
     if parts.scheme == "http" and not allow_plain_http and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         why = f"'{url}' is not encrypted: passwords would be readable on the way"
         raise Refused(why=why, how="Use https, or add --allow-plain-http if the network is trusted.")
+
+
+def check_free(host: Host, name: str) -> None:
+    """Raise unless a librarian of this name may be registered."""
+    if name == host.settings.name:
+        raise Refused(why=f"'{name}' is this librarian itself", how="Give the other librarian's name.")
+    found = Librarian.get_or_none(Librarian.name == name)
+    if found is not None and not found.removed:
+        raise LibrarianExists(name=name, url=found.url)
 
 
 def add(
@@ -80,12 +93,9 @@ def add(
         raise Refused(
             why="the authenticator holds non-ASCII characters, which stock librarians refuse", how="Change it."
         )
-    if name == host.settings.name:
-        raise Refused(why=f"'{name}' is this librarian itself", how="Give the other librarian's name.")
     with writing("add librarian"):
+        check_free(host, name)
         found = Librarian.get_or_none(Librarian.name == name)
-        if found is not None and not found.removed:
-            raise LibrarianExists(name=name, url=found.url)
         # What is known of an older registration stays, but for how far sending had come: what it lacks is found again.
         row: dict[str, Any] = {"url": url, "port": port, "authenticator": encrypted, "removed": False}
         row |= {"transfers_enabled": True, "sent_upto": 0, "features": features or ""}

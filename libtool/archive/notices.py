@@ -7,6 +7,7 @@ from datetime import timedelta
 from libtool.archive.hands import Host, Tally
 from libtool.models.base import writing
 from libtool.models.tables import Fault
+from libtool.names import shown
 from libtool.units import show_span
 
 #: How often a trouble that stays is told again.
@@ -16,6 +17,7 @@ REMINDER = timedelta(days=1)
 def trouble(host: Host, tally: Tally, subject: str, kind: str, text: str, *, at_once: bool = False) -> None:
     """Note that ``subject`` has the trouble ``kind`` now; a line goes into the tally when it is time to tell."""
     now = host.now()
+    text = shown(text)[:2000]  # a peer's words may be in it
     with writing("fault"):
         fault = Fault.get_or_none(subject=subject, kind=kind)
         if fault is None:

@@ -68,10 +68,11 @@ def name_room(host: Host) -> int:
     return min((host.store(row).name_room() for row in in_order(host)), default=4095)
 
 
-def name_of(host: Host, path: str) -> str | None:
-    """The name that follows from a place inside a store (empty for the store itself: names start there); None elsewhere."""
+def home_of(host: Host, path: str) -> tuple[str | None, str | None]:
+    """``(store, name)`` of what lies in a store already, which is registered where it lies (the store itself has an
+    empty name: names start there); ``(None, None)`` for what lies elsewhere."""
     for row in in_order(host):
         found = host.store(row).name_of(path)
         if found is not None:
-            return found
-    return None
+            return row.name, found
+    return None, None

@@ -348,7 +348,8 @@ def move(ids: list[int], new: TransferStatus, caller: Caller, host: Host) -> lis
         changes: dict[str, Any] = {"status": new}
         if new > TransferStatus.STAGED:
             changes |= {"end_time": host.now(), "owed": Owed.NOTHING, "reason": "the source gave it up"}
-        moved += [id for (id,) in raw_rows(_IN.update(**changes).where(mine).returning(_IN.id))]
+        with writing("moved by its source"):
+            moved += [id for (id,) in raw_rows(_IN.update(**changes).where(mine).returning(_IN.id))]
     return moved
 
 

@@ -19,7 +19,7 @@ from libtool.errors import PeerRefused
 from libtool.models.base import among, raw_rows, update_many, writing
 from libtool.models.tables import Instance, Librarian, OutgoingTransfer, SendQueue, live, owing
 from libtool.models.tables import Store as StoreRow
-from libtool.peers import messages
+from libtool.peers import features, messages
 from libtool.peers.client import Peer
 from libtool.states import Owed, TransferStatus
 
@@ -109,6 +109,14 @@ def take_answer(
     elif answer.uploads:
         notices.over(host, tally, subject, "room")
     staged = [item for item in answer.uploads if item.source_transfer_id in by_id]
+    settled = {id for id, _ in have} | {item.source_transfer_id for item in staged} | set(busy) | set(room)
+    settled |= {item.source_transfer_id for item in refused if item.code in never}
+    if peer.can(features.BATCH):  # every file must be answered; what is not waits, and is named
+        said_so = {item.source_transfer_id: item.reason for item in refused}
+        unclear = {id: said_so.get(id, "it gave no answer about this file") for id in by_id if id not in settled}
+        wait(unclear, now + BUSY_WAIT)
+        for id, reason in unclear.items():
+            tally.wait(said(by_id[id], destination, reason))
     if staged:
         _queue(host, destination, [(by_id[item.source_transfer_id], item) for item in staged], answer, wish, tally)
     return bool(room)
@@ -144,10 +152,12 @@ def _queue(
             ],
             only='"outgoing_transfer"."status" = 0',
         )
-        for part in portions(going, wish.batch):
-            if kind is None:
-                break
-            _enqueue(destination, [offer for offer, _ in part], kind, provider, copies, now)
+        by_store: dict[int, list[Offer]] = {}
+        for offer, _ in going if kind is not None else ():
+            by_store.setdefault(copies[offer.file], []).append(offer)
+        for store, offers in by_store.items():  # a store that is not mounted then holds up only its own files
+            for part in portions(offers, wish.batch):
+                _enqueue(destination, part, kind or "", provider, store, now)
         if unreadable:
             attempts.fail(unreadable, now, tell=True, counts=False, again=now + attempts.FIRST_DELAY)
         if refused:
@@ -169,10 +179,8 @@ def _queue(
         notices.over(host, tally, subject, "carrier")
 
 
-def _enqueue(
-    destination: Librarian, offers: list[Offer], kind: str, provider: Any, copies: dict[int, int], now: datetime
-) -> None:
-    """One queue item for these; inside the caller's transaction."""
+def _enqueue(destination: Librarian, offers: list[Offer], kind: str, provider: Any, store: int, now: datetime) -> None:
+    """One queue item for files that are read from one store; inside the caller's transaction."""
     queue = SendQueue.create(
         destination=destination.id,
         mover=kind,
@@ -181,12 +189,8 @@ def _enqueue(
         files=len(offers),
         size=sum(offer.size for offer in offers),
     )
-    by_store: dict[int, list[int]] = {}
-    for offer in offers:
-        by_store.setdefault(copies[offer.file], []).append(offer.id)
-    for store, ids in by_store.items():
-        going = among(_OUT.id, ids) & live(_OUT)
-        _OUT.update(store=store, queue=queue, not_before=None, reason=None).where(going).execute()
+    going = among(_OUT.id, [offer.id for offer in offers]) & live(_OUT)
+    _OUT.update(store=store, queue=queue, not_before=None, reason=None).where(going).execute()
 
 
 def _carrier(host: Host, answer: messages.Places) -> tuple[str | None, Any, str]:
@@ -237,7 +241,7 @@ def wait(reasons: dict[int, str], until: datetime | None) -> None:
     with writing("wait"):
         for reason in set(reasons.values()):
             same = [id for id, why in reasons.items() if why == reason]
-            _OUT.update(not_before=until, reason=reason[:1000]).where(
+            _OUT.update(not_before=until, reason=attempts.brief(reason)).where(
                 among(_OUT.id, same), _OUT.status == SQL("0")
             ).execute()
 
@@ -254,7 +258,7 @@ def tell_failures(host: Host, destination: Librarian, peer: Peer) -> None:
             _OUT.select(_OUT.id, _OUT.remote_id)
             .where(_OUT.destination == destination.id, owing(_OUT), _OUT.owed == Owed.FAILURE)
             .order_by(_OUT.id)
-            .limit(5000)
+            .limit(1000)
         )
         if not rows:
             return

@@ -51,12 +51,13 @@ def add_librarian(
     with frame.open() as node:
         librarians.check_url(url, port, local=True, allow_plain_http=allow_plain_http)
         port = port if port is not None else _usual_port(url)
+        if dry_run:
+            librarians.check_free(node, name)
+            print(f"would register {name} at {url}")
+            return
         features = None
         if not do_not_check_connection:
             features = _check(node, name, url, port, secret)
-        if dry_run:
-            print(f"would register {name} at {url}")
-            return
         librarians.add(node, name, url, port, secret, node.conceal(secret), features)
         frame.say(f"librarian {name} is registered")
 

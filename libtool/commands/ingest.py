@@ -55,14 +55,15 @@ def ingest(
     if not os.path.lexists(path):
         raise FileUnreadable(path=path, why="it does not exist")
     with frame.open() as node:
-        name = name if name is not None else places.name_of(node, path)
+        home, lies_as = places.home_of(node, path)
+        name = name if name is not None else lies_as
         wanted = archive.survey(path, name, recursive)
         if dry_run:
             for each in wanted:
                 print(f"{shown(each.path)} → {shown(each.name)}")
             return 0
         tally = Tally()
-        order = archive.Order(move, uploader or _login(), DeletionPolicy[deletion_policy.upper()], store)
+        order = archive.Order(move, uploader or _login(), DeletionPolicy[deletion_policy.upper()], store or home)
         with Bar(frame, "taking in", None) as bar:
             known = archive.ingest(node, wanted, order, tally, bar)
         frame.say(f"{tally.done} taken in, {known} known already")

@@ -41,7 +41,7 @@ def search_files(
     if create_time_start or create_time_end:
         try:
             window = (parse_time(create_time_start or "0001-01-01"), parse_time(create_time_end or "9999-12-31"))
-        except ValueError as wrong:
+        except (ValueError, OverflowError) as wrong:
             raise Usage(why=f"a time is not ISO 8601: {wrong}", command="search-files") from None
     with frame.open() as node:
         found = catalogue.search(name=name, uploader=uploader, source=source, window=window, limit=max_results)

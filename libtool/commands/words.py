@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from libtool import units
+from libtool.names import shown
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -37,12 +37,12 @@ class Frame:
     def say(self, text: str) -> None:
         """A remark for people; only on a terminal or with -v, so that cron has nothing to mail."""
         if self.verbosity > 0 or (self.verbosity == 0 and sys.stderr.isatty()):
-            print(text, file=sys.stderr)
+            print(shown(text)[:8000], file=sys.stderr)
 
     def tell(self, text: str) -> None:
         """What a person must know, also under cron; not with -q -q."""
         if self.verbosity > -2:
-            print(text, file=sys.stderr)
+            print(shown(text)[:8000], file=sys.stderr)  # a peer's words may be in it
 
 
 pass_frame = click.make_pass_decorator(Frame)
@@ -112,11 +112,4 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    from libtool.names import shown
-
     return shown(str(value))
-
-
-def colour() -> bool:
-    """Whether the terminal may be coloured."""
-    return sys.stderr.isatty() and "NO_COLOR" not in os.environ

@@ -9,7 +9,7 @@ from libtool.archive.hands import Tally
 from libtool.archive.staging import Wish
 from libtool.commands.tasks import frame as tasks
 from libtool.commands.words import Frame, pass_frame
-from libtool.errors import LockTaken, Usage
+from libtool.errors import LockTaken, UnknownLibrarian, Usage
 
 
 @click.command()
@@ -46,14 +46,22 @@ def send_clone(
     with frame.open() as node:
         if not destinations:
             raise Usage(why="send-clone needs --destination-librarian NAME", command="send-clone")
-        rows = [librarians.get(name) for name in dict.fromkeys(destinations)]
+        rows, codes = [], []
+        for name in dict.fromkeys(destinations):
+            try:
+                rows.append(librarians.get(name))
+            except UnknownLibrarian as trouble:
+                if len(destinations) == 1:
+                    raise
+                frame.tell(trouble.text)  # the others are served all the same
+                codes.append(3)
         wish = Wish(age_in_days, store_preference, send_batch_size)
         if dry_run:
-            for row in rows:
+            for row in (row for row in rows if row.transfers_enabled):
                 for line in sending.plan(node, row, wish):
                     print(line)
             return 0
-        codes, taken = [], 0
+        taken = 0
         total = tasks.budget(soft_timeout)
         for n, row in enumerate(rows):
             if not row.transfers_enabled:
@@ -72,6 +80,6 @@ def send_clone(
                 taken += 1
                 continue
             codes.append(tasks.finish(frame, tally))
-        if taken == len(rows):
+        if rows and taken == len(rows):
             raise LockTaken(lock="send-clone")
         return max(codes, default=0)
