@@ -162,11 +162,16 @@ def inspect(path: str) -> None:
             raise FileUnreadable(path=full, why="it is a broken link, or one to a directory")
 
 
-def make_directories(directory: str, mode: int | None = None) -> list[str]:
-    """Make a directory and those above it, with just this mode whatever the umask; returns those that were made."""
+def make_directories(directory: str, mode: int | None = None, floor: str | None = None) -> list[str]:
+    """Make a directory and those above it, with just this mode whatever the umask; returns those that were made.
+
+    ``floor`` has to be there: it is never made, for where it is missing something is not mounted.
+    """
     made: list[str] = []
     todo = [directory]  # a name may have more levels than Python lets a function call itself
     while todo:
+        if todo[-1] == floor and not os.path.isdir(floor):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), floor)
         try:
             os.mkdir(todo[-1])
         except FileExistsError:

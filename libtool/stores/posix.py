@@ -129,34 +129,18 @@ class PosixStore(Store):
     def reserve(self, staging_id: str, names: Sequence[str]) -> None:
         """One directory per id, and the parents of every name below it."""
         place = f"{self.staging}/{staging_id}"
-        mode = 0o2775 if self.group_write else 0o755
         try:
             seam("reserve: begin")
             for directory in sorted({os.path.dirname(name) for name in names} | {""}):
-                self._make_directories(f"{place}/{directory}".rstrip("/"), mode, upto=self.staging)
+                copying.make_directories(f"{place}/{directory}".rstrip("/"), self._directory_mode, floor=self.staging)
             seam("reserve: done")
         except OSError as trouble:
             raise StoreUnavailable(store=self.name, why=f"{self.staging}: {trouble.strerror}") from trouble
 
-    def _make_directories(self, directory: str, mode: int, upto: str) -> list[str]:
-        """Like makedirs, but returns what was made, and applies the mode in spite of the umask."""
-        made: list[str] = []
-        todo = [directory]  # a name may have more levels than Python lets a function call itself
-        while todo:
-            try:
-                os.mkdir(todo[-1])
-            except FileExistsError:
-                todo.pop()
-                continue
-            except FileNotFoundError:
-                if todo[-1] == upto:
-                    raise
-                todo.append(os.path.dirname(todo[-1]))
-                continue
-            if self.group_write:
-                os.chmod(todo[-1], mode)
-            made.append(todo.pop())
-        return made
+    @property
+    def _directory_mode(self) -> int | None:
+        """The mode of directories that are made; None: as the umask says."""
+        return 0o2775 if self.group_write else None
 
     def discard(self, staging_id: str) -> None:
         """Remove the id's directory, and what was being copied from it."""
@@ -285,7 +269,7 @@ class PosixStore(Store):
         parent = target.rpartition("/")[0]
         try:
             if parent not in changed:
-                made = self._make_directories(parent, 0o2775, upto=self.root)
+                made = copying.make_directories(parent, self._directory_mode, floor=self.root)
                 changed.update(os.path.dirname(directory) for directory in made)
                 changed.add(parent)
             if outcome.kind is FileKind.DIRECTORY:
@@ -356,7 +340,7 @@ class PosixStore(Store):
         target = self.path(name)
         if os.lstat(source).st_dev != os.stat(self.root).st_dev or self.own:
             return False
-        made = self._make_directories(os.path.dirname(target), 0o2775, upto=self.root)
+        made = copying.make_directories(os.path.dirname(target), self._directory_mode, floor=self.root)
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, "already there", target)
         copying.sync(_data_of(source, expected.kind))
