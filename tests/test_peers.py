@@ -299,11 +299,6 @@ FLAT = {"reason": "no such thing", "suggested_remedy": "look again"}
         ({"detail": None}, "no reason given", ""),
         ({"detail": 5}, "no reason given", ""),
         ({"reason": {"a": [1]}, "suggested_remedy": 5}, "a", "5"),
-        (b"<!DOCTYPE html><html><body>Not here</body></html>", "web page", ""),
-        (b"plain words", "plain words", ""),
-        (b"", "no reason given", ""),
-        (b"\xff\xfe\x00", "", ""),
-        (b"[1, 2]", "[1, 2]", ""),
         (b'{"reason": "two\\nlines"}', "two\\nlines", ""),
     ],
 )
@@ -312,6 +307,26 @@ def test_every_shape_of_error_is_a_refusal_in_the_peers_words(server: Server, bo
     trouble = server.trouble()
     assert isinstance(trouble, PeerRefused)
     assert why in trouble.reason and "409" in trouble.reason and how in trouble.advice
+
+
+@pytest.mark.parametrize(
+    "body, why",
+    [
+        (b"<!DOCTYPE html><html><body>Not here</body></html>", "web page"),
+        (b"plain words", "plain words"),
+        (b"", "no reason given"),
+        (b"\xff\xfe\x00", ""),
+        (b"[1, 2]", "[1, 2]"),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 404, 409])
+def test_what_is_no_json_object_was_not_said_by_a_librarian_and_settles_nothing(
+    server: Server, status: int, body: bytes, why: str
+) -> None:
+    server.says(status, body)
+    trouble = server.trouble()
+    assert isinstance(trouble, PeerUnreachable)
+    assert why in trouble.reason and str(status) in trouble.reason
 
 
 @pytest.mark.parametrize(
