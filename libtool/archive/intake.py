@@ -27,9 +27,9 @@ from libtool.stores.base import Arrival, Fate, Store
 from libtool.units import to_microseconds
 
 #: Files that are judged and recorded together, and how many bytes of them at most.
-PORTION, PORTION_BYTES = 1000, 10**11
+PORTION, PORTION_BYTES = 500, 10**11
 #: Transfers in one report to a source.
-REPORT = 5000
+REPORT = 4000
 #: Stands for a staging place where there is none: what is taken over where it lies.
 NOWHERE = ".libtool-nowhere"
 _IN = IncomingTransfer

@@ -34,7 +34,7 @@ from libtool.peers.client import Peer
 from libtool.states import FileKind, Owed, QueueStatus, TransferStatus
 
 #: Transfers in one report to a destination.
-REPORT = 5000
+REPORT = 4000
 #: How long an item waits after its carrier refused it.
 REFUSED_WAIT = timedelta(minutes=5)
 _OUT = OutgoingTransfer

@@ -36,8 +36,6 @@ from libtool.units import to_microseconds
 SECOND_LOOK = 5000
 #: A file younger than this is looked at by every run: on PostgreSQL a smaller id may be committed after a larger one.
 SETTLED = timedelta(minutes=10)
-#: Queue items that one request may be for, and files in it then.
-REQUEST_ITEMS, REQUEST_FILES = 2, 2000
 #: Bytes of names in one request.
 REQUEST_BYTES = 8 * 1024**2
 _OUT = OutgoingTransfer
@@ -59,7 +57,7 @@ def send(
         tell_failures(host, destination, peer)
         after, full = 0, False
         while budget.left:
-            offers = _offers(destination, after, _request_size(destination, wish), host.now())
+            offers = _offers(destination, after, wish.batch, host.now())
             if not offers and (full or not choose(host, destination, wish)):
                 break
             if not offers:
@@ -86,14 +84,6 @@ def stage(host: Host, destination: Librarian, peer: Peer, offers: list[Offer], w
     return ask(host, destination, peer, offers, wish, tally)
 
 
-def _request_size(destination: Librarian, wish: Wish) -> int:
-    """Files in one request: two queue items' worth, for a request costs more than a file; stock librarians, which
-    answer for a request as a whole, get one."""
-    if features.BATCH not in destination.features.split():
-        return wish.batch
-    return max(wish.batch, min(REQUEST_ITEMS * wish.batch, REQUEST_FILES))
-
-
 def waiting(destination: Librarian) -> int:
     """How many transfers are written down and not staged at a destination."""
     return int(
@@ -114,7 +104,7 @@ def choose(host: Host, destination: Librarian, wish: Wish) -> int:
     row = Librarian.get_by_id(destination.id)
     upto = row.sent_upto if row.sent_age == wish.age_in_days else 0
     with writing("choose"):
-        limit = _request_size(destination, wish)
+        limit = wish.batch
         chosen = _insert(_due_again(destination, now), limit, destination, now)
         if chosen < limit:
             fresh = File.id > upto

@@ -21,7 +21,7 @@ from libtool.seams import seam
 BUSY_SECONDS = 30.0
 
 #: Parameters in one statement: SQLite keeps some hundred bytes for each while it parses.
-PARAMETERS = 4000
+PARAMETERS = 2000
 
 Busy = (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError)
 
@@ -151,7 +151,7 @@ def open_database(
             timeout=BUSY_SECONDS if busy is None else min(busy, BUSY_SECONDS),
             # FULL: what is committed before an act must be there after a power cut.
             # A small cache: a run touches what is pending, and memory shall not follow the size of the catalogue.
-            pragmas={"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2, "cache_size": -1000},
+            pragmas={"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2, "cache_size": -500},
         )
     else:
         database = _postgres(url, password)
