@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import click
 
 from libtool import __version__
-from libtool.commands.words import Frame, pass_frame
+from libtool.commands.words import Frame, dry_run, pass_frame
 from libtool.errors import Refused
 from libtool.names import shown
 from libtool.units import show_size
@@ -49,14 +49,18 @@ _MARK = "made by libtool demo"
 @click.option(
     "--files", default=200, show_default=True, type=click.IntRange(1, 10**7), help="Without --from: make so many."
 )
+@dry_run
 @pass_frame
-def demo(frame: Frame, directory: str, source: str | None, files: int) -> int:
+def demo(frame: Frame, directory: str, source: str | None, files: int, dry_run: bool) -> int:
     """Make two librarians, a and b, in a directory, and clone real files from a to b.
 
     Nothing but short commands runs, the same ones that cron would start. Then the copies are compared with the
     originals, byte by byte. What it makes is a working pair to play with; repeating it takes in what is new.
     """
     stage = Stage(os.path.abspath(directory))
+    if dry_run:
+        print(f"would make the librarians a and b in {stage.directory}, and clone {source or f'{files} new files'} from a to b")
+        return 0
     stage.make()
     given = source is not None
     if source is None:
