@@ -381,6 +381,7 @@ def test_a_web_page_in_front_of_a_source_settles_nothing(tmp_path: Path) -> None
         pair.a.run(0, "ingest", "--recursive", str(put(tmp_path / "source", {"one": b"1", "two": b"2"})))
         for command in ("send-clone", "consume-queue", "check-consumed-queue"):
             pair.a.run(0, command)
+        pair.b.run(0, "get-librarian-list", "--ping")  # b knows what a can do, so it reports at once
         away = configs.pop("a")  # the server answers with its own page now
         for _ in range(3):
             assert pair.b.run(3, "recv-clone").code == 3
