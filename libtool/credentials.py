@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from contextlib import suppress
 
 from libtool.errors import SecretMissing, SecretUnsafe
 
 #: How long the keyring may think before it counts as empty, in seconds.
-KEYRING_SECONDS = 5.0
+KEYRING_SECONDS = 3.0
 
 
 def read_file(path: str, name: str, *, trusted: bool = False) -> str:
@@ -40,18 +41,24 @@ def read_file(path: str, name: str, *, trusted: bool = False) -> str:
         os.close(descriptor)
 
 
-def write_file(path: str, secret: str) -> None:
-    """Keep ``secret`` in an owner-only file; complete or not at all, and never replacing one that is there."""
+def write_file(path: str, secret: str, *, replace: bool = False) -> None:
+    """Keep ``secret`` in an owner-only file; complete or not at all, and only with ``replace`` instead of another."""
     part = f"{path}.{os.getpid()}"
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(secret + "\n")
-        stream.flush()
-        os.fsync(descriptor)
+    with suppress(FileNotFoundError):
+        os.unlink(part)  # whoever left it there may have left it readable
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.link(part, path)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(secret + "\n")
+            stream.flush()
+            os.fsync(descriptor)
+        if replace:
+            os.replace(part, path)
+        else:
+            os.link(part, path)
     finally:
-        os.unlink(part)
+        with suppress(FileNotFoundError):
+            os.unlink(part)
 
 
 def resolve(reference: str, name: str) -> tuple[str, bool]:
@@ -114,20 +121,33 @@ def find(name: str, file: str | None = None, *, keyring: bool = True) -> tuple[s
     raise SecretMissing(name=name, places=", ".join(asked))
 
 
+def to_keyring(name: str, secret: str | None) -> bool:
+    """Keep a secret in the keyring, or with None remove it; whether that was done."""
+    if secret is None:
+        return _ask_keyring("keyring.delete_password(*sys.argv[1:])", "libtool", name) is not None
+    code = "keyring.set_password(*sys.argv[1:], sys.stdin.read())"
+    return _ask_keyring(code, "libtool", name, told=secret) is not None
+
+
 def _from_keyring(service: str, user: str) -> str | None:
-    """Ask the keyring in a process of its own: without a desktop session it may hang, prompt, or raise anything."""
+    code = "sys.stdout.write(keyring.get_password(*sys.argv[1:]) or '')"
+    return _ask_keyring(code, service, user) or None
+
+
+def _ask_keyring(code: str, service: str, user: str, told: str = "") -> str | None:
+    """Use the keyring in a process of its own: without a desktop session it may hang, prompt, or raise anything."""
     import subprocess
 
-    code = "import sys, keyring; found = keyring.get_password(*sys.argv[1:]); sys.stdout.write(found or '')"
     try:
         answer = subprocess.run(
-            [sys.executable, "-c", code, service, user],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-c", f"import sys, keyring; {code}", service, user],
+            input=told.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=KEYRING_SECONDS,
             check=False,
+            start_new_session=True,  # so that no backend finds a terminal to prompt at
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.decode("utf-8") or None if answer.returncode == 0 else None
+    return answer.stdout.decode("utf-8") if answer.returncode == 0 else None

@@ -318,11 +318,37 @@ class CarrierUnknown(LibtoolError):
     exit_code = 3
 
 
+class CarrierBusy(LibtoolError):
+    """A carrier takes nothing more now; ``everywhere``: not only for this destination."""
+
+    message = "the carrier {carrier} takes nothing more now: {why}"
+    meaning = "Nothing is lost; it is submitted by a later run."
+    exit_code = 3
+
+
 class CarrierRefused(LibtoolError):
-    """A carrier said clearly that it will not carry this."""
+    """A carrier said clearly that it will not carry this; ``too_large``: but perhaps less of it at once."""
 
     message = "the carrier {carrier} refused: {why}"
     exit_code = 3
+
+
+class CarrierBarred(LibtoolError):
+    """A carrier can be used only after a person has acted; ``everywhere``: not only for this destination."""
+
+    message = "the carrier {carrier} cannot be used: {why}"
+    meaning = "Nothing is lost, and all goes on by itself afterwards."
+    remedy = "{how}"
+    exit_code = 4
+
+
+class ServiceUnsafe(LibtoolError):
+    """The environment points to a service that everybody on the way could listen to."""
+
+    message = "{variable} names {url}, which is not encrypted and not on this machine"
+    meaning = "Nothing was sent there."
+    remedy = "Unset {variable}, or give an https address."
+    exit_code = 78
 
 
 # -- running ------------------------------------------------------------------------------------------------------

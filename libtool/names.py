@@ -53,3 +53,8 @@ def above(name: str) -> list[str]:
     """The names of all directories that ``name`` lies in, nearest last: ``a/b/c`` → ``["a", "a/b"]``."""
     parts = name.split("/")
     return ["/".join(parts[:n]) for n in range(1, len(parts))]
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a place that a peer names is absolute and leads nowhere up."""
+    return path.startswith("/") and "\0" not in path and not {"", ".", ".."}.intersection(path[1:].split("/"))

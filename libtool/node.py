@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from libtool import credentials, locks, settings
-from libtool.errors import DatabaseMissing, LockTaken, Refused, SecretMissing, StoreUnavailable
+from libtool.errors import ConfigurationError, DatabaseMissing, LockTaken, Refused, SecretMissing, StoreUnavailable
 from libtool.models import drivers
 
 if TYPE_CHECKING:
@@ -115,9 +115,30 @@ class Node:
             found = None
             if kind in movers.KINDS:
                 module, name = movers.KINDS[kind]
-                found = getattr(import_module(module), name)(self.settings.local_transfer_roots)
+                found = getattr(import_module(module), name)(*self._for_mover(kind))
             self._movers[kind] = found
         return self._movers[kind]
+
+    def _for_mover(self, kind: str) -> tuple[Any, ...]:
+        """What a carrier of a kind is made of."""
+        if kind != "globus":
+            return (self.settings.local_transfer_roots,)
+        from libtool.movers.globus.mover import Setup
+
+        wanted = self.settings
+        setup = Setup(
+            wanted.globus_enable,
+            wanted.globus_client_id,
+            wanted.globus_client_native_app,
+            wanted.globus_local_endpoint_id,
+            wanted.local_transfer_roots,
+        )
+        return setup, self.tokens(), lambda: self.now()
+
+    def carriers(self) -> list[Mover]:
+        """The carriers that need looking after although nothing is to be carried."""
+        mover = self.mover("globus") if self.settings.globus_enable else None
+        return [mover] if mover is not None else []
 
     def peer(self, librarian: Librarian) -> Peer:
         """A neighbour that can be asked, with our account there."""
@@ -140,6 +161,29 @@ class Node:
             path = self.settings.path(self.settings.encryption_key_file)
             self._key = credentials.find("encryption_key", path)[0].encode("ascii")
         return self._key
+
+    def tokens(self) -> Any:
+        """What this node holds to act at Globus."""
+        from libtool.tokens import Tokens
+
+        wanted = self.settings
+        return Tokens(
+            state_directory(wanted),
+            run_directory(wanted),
+            wanted.globus_client_id or "",
+            person=wanted.globus_client_native_app,
+            file=wanted.path(wanted.globus_client_secret_file) if wanted.globus_client_secret_file else None,
+        )
+
+    def identity(self) -> Any:
+        """Who this node is at Globus: login, logout, whoami."""
+        from libtool.movers.globus.identity import Identity
+
+        wanted = self.settings
+        if not wanted.globus_client_id:
+            why = "globus_client_id is missing"
+            raise ConfigurationError(file=wanted.file, key="globus_client_id", why=why)
+        return Identity(wanted.globus_client_id, self.tokens(), lambda: self.now().timestamp())
 
     def make_key(self) -> str | None:
         """Make the key's file unless there is a key; returns its path when it was made."""
@@ -201,13 +245,18 @@ class Node:
 
 
 def run_directory(configuration: settings.Settings) -> str:
-    """Where locks lie: ``run_dir``, else ``run/`` beside a SQLite database, else beside the configuration."""
+    """Where locks lie: ``run_dir``, else ``run/`` in the state directory."""
     if configuration.run_dir is not None:
         return configuration.path(configuration.run_dir)
+    return os.path.join(state_directory(configuration), "run")
+
+
+def state_directory(configuration: settings.Settings) -> str:
+    """Where lies what must outlive a restart of the machine: beside a SQLite database, else beside the configuration."""
     from libtool.models.base import sqlite_path
 
     database = sqlite_path(configuration.database, configuration.directory)
-    return os.path.join(os.path.dirname(database) if database else configuration.directory, "run")
+    return os.path.dirname(database) if database else configuration.directory
 
 
 def _database_password(configuration: settings.Settings) -> str | None:

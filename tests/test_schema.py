@@ -298,7 +298,7 @@ def test_a_query_of_each_minute_uses_its_index(pair: Pair, what: str) -> None:
 
 def test_the_tasks_with_nothing_to_do_read_no_whole_table(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every statement that an idle round executes, as the code really spells it."""
-    from libtool.archive import queue
+    from libtool.archive import learning, shipping
     from libtool.archive.hands import Budget, Tally
 
     def budget() -> Budget:
@@ -311,8 +311,8 @@ def test_the_tasks_with_nothing_to_do_read_no_whole_table(pair: Pair, monkeypatc
             tally = Tally()
             if site is pair.a:
                 sending.send(node, Librarian.get(Librarian.name == "b"), sending.Wish(), budget(), tally)
-                queue.consume(node, budget(), tally)
-                queue.check(node, budget(), tally)
+                shipping.consume(node, budget(), tally)
+                learning.check(node, budget(), tally)
             intake.receive(node, budget(), tally)
             assert tally.idle
             assert len(watched.queries) > 3

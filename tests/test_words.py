@@ -20,7 +20,7 @@ from tests.components import program
 TOP = Path(__file__).parent.parent
 TASKS = sorted(name for name, (module, _) in cli.COMMANDS.items() if module.startswith("tasks."))
 #: Commands that show rows or a state, so that scripts want them as JSON.
-SHOWING = ["get-librarian-list", "list-users", "search-files", "status"]
+SHOWING = ["check-endpoint", "get-librarian-list", "list-users", "search-files", "status", "whoami"]
 #: Commands that change or send nothing, and the one that only works in a directory of its own.
 HARMLESS = {*SHOWING, "callback", "demo"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +31,9 @@ class Host(Protocol):
 
     def mover(self, kind: str) -> Mover | None:
         """The carrier of a kind, None when this node has none."""
+
+    def carriers(self) -> Iterable[Mover]:
+        """The carriers that need looking after although nothing is to be carried."""
 
     def peer(self, librarian: Librarian) -> Peer:
         """A neighbour that can be asked."""

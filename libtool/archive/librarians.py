@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -41,6 +42,13 @@ def get(name: str, *, removed: bool = False) -> Librarian:
 def everybody() -> list[Librarian]:
     """All neighbours by name."""
     return list(Librarian.select().where(~Librarian.removed).order_by(Librarian.name))
+
+
+def shuffled(query: Any) -> list[Librarian]:
+    """Librarians in no fixed order, so that none is always the last when time is short."""
+    found = list(query)
+    random.shuffle(found)
+    return found
 
 
 def check_url(url: str, port: int | None, *, local: bool, allow_plain_http: bool) -> None:

@@ -52,6 +52,11 @@ def forget(subject: str) -> None:
             Fault.delete().where(Fault.subject == subject).execute()
 
 
+def stands(subject: str, kind: str) -> bool:
+    """Whether ``subject`` has this trouble now."""
+    return bool(Fault.select().where(Fault.subject == subject, Fault.kind == kind).exists())
+
+
 def standing() -> list[Fault]:
     """All troubles that have not ended, the oldest first."""
     return list(Fault.select().order_by(Fault.first_time))

@@ -59,7 +59,9 @@ def demo(frame: Frame, directory: str, source: str | None, files: int, dry_run: 
     """
     stage = Stage(os.path.abspath(directory))
     if dry_run:
-        print(f"would make the librarians a and b in {stage.directory}, and clone {source or f'{files} new files'} from a to b")
+        print(
+            f"would make the librarians a and b in {stage.directory}, and clone {source or f'{files} new files'} from a to b"
+        )
         return 0
     stage.make()
     given = source is not None

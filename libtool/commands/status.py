@@ -6,7 +6,7 @@ import json
 
 import click
 
-from libtool.archive import catalogue
+from libtool.archive import catalogue, queue
 from libtool.commands.words import Frame, pass_frame, show, with_format
 
 
@@ -19,20 +19,25 @@ from libtool.commands.words import Frame, pass_frame, show, with_format
 @click.option(
     "--waiting", is_flag=True, help="Instead: every file that waits for a destination or for a person, and why."
 )
+@click.option("--tasks", is_flag=True, help="Instead: every queue item with its carrier's task, open ones first.")
 @click.option(
     "--max-results",
     type=click.IntRange(min=1),
     default=1000,
     show_default=True,
-    help="With --waiting: at most so many.",
+    help="With --waiting and --tasks: at most so many.",
 )
 @with_format
 @pass_frame
-def status(frame: Frame, check: bool, waiting: bool, max_results: int) -> int:
+def status(frame: Frame, check: bool, waiting: bool, tasks: bool, max_results: int) -> int:
     """What is pending, in flight and stuck, what is in trouble, and the last run of every task."""
     with frame.open() as node:
         if waiting:
             show(frame, catalogue.waiting(max_results), ["name", "destination", "attempts", "next", "reason"])
+            return 0
+        if tasks:
+            rows = queue.tasks(max_results)
+            show(frame, rows, list(rows[0]) if rows else [])
             return 0
         found = catalogue.status(node)
         code = 0

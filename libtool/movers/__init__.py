@@ -6,6 +6,7 @@ from __future__ import annotations
 KINDS = {
     "local": ("libtool.movers.local", "LocalMover"),
     "rsync": ("libtool.movers.rsync", "RsyncMover"),
+    "globus": ("libtool.movers.globus.mover", "GlobusMover"),
 }
 #: The field of the wire's provider object that tells which kind it is; the first that is present decides.
 DECIDING_FIELDS = {"destination_endpoint": "globus", "hostname": "rsync", "hostnames": "local"}

@@ -28,7 +28,18 @@ class Stage(Enum):
 
     RUNNING = "running"
     DONE = "done"  #: the outcome of every item can be asked for
-    UNKNOWN = "unknown"  #: the carrier cannot be asked now
+    LOST = "lost"  #: the carrier does not know the task (any more); nobody can say what it did
+
+
+class Hitch(Enum):
+    """What keeps a running task from going on; the word is also the kind of the notice."""
+
+    PAUSED = "paused"  #: somebody holds it up on purpose
+    OFFLINE = "offline"  #: one end is not connected
+    PERSON = "person"  #: somebody must log in, consent or permit
+    SPACE = "space"  #: the destination is full
+    FILE = "file"  #: only a change of files can cure it
+    STRANGE = "strange"  #: the carrier says what libtool does not know
 
 
 class Arrived(Enum):
@@ -36,16 +47,19 @@ class Arrived(Enum):
 
     YES = "yes"
     NO = "no"
-    UNKNOWN = "unknown"
+    UNKNOWN = "unknown"  #: the carrier cannot tell, now or later: only reading at the destination can
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a task stands; ``notice`` is for the operator, ``report`` what the carrier measured."""
+    """Where a task stands."""
 
     stage: Stage
-    notice: str = ""
-    report: Mapping[str, Any] = field(default_factory=dict)
+    hitch: Hitch | None = None
+    text: str = ""  #: what the hitch is and what to do about it, for the operator
+    still: float = 0.0  #: seconds since anything moved, or since the task was first missed
+    report: Mapping[str, Any] = field(default_factory=dict)  #: what the carrier measured
+    ticket: Ticket | None = None  #: to be kept in place of the former one
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,8 @@ class Mover(ABC):
 
     ``prepare`` makes a ticket, which is committed; ``submit`` acts on it and may be repeated with the same ticket after
     a crash or an unclear answer without carrying anything twice. State lies in the ticket alone.
+
+    Each call may raise CarrierUnknown (no clear answer; ask again later) and CarrierBarred (a person must act first).
     """
 
     kind: ClassVar[str]
@@ -70,7 +86,7 @@ class Mover(ABC):
 
     @abstractmethod
     def reaches(self, provider: Mapping[str, Any]) -> str:
-        """Why this node cannot bring files to what ``provider`` describes; empty when it can."""
+        """Why this node cannot bring files to what ``provider`` describes; empty when it can. Asks nobody."""
 
     def refuses(self, name: str) -> str:
         """Why a file of this name cannot be carried; empty when it can."""
@@ -78,13 +94,15 @@ class Mover(ABC):
 
     @abstractmethod
     def prepare(self, provider: Mapping[str, Any], label: str) -> Ticket:
-        """A ticket for one task; nothing is moved yet."""
+        """A ticket for one task; nothing is moved yet. ``label`` lets people, and a node that lost its database, find
+        the task again."""
 
     @abstractmethod
     def submit(self, provider: Mapping[str, Any], ticket: Ticket, items: Sequence[Item]) -> Ticket:
         """Have the items carried; returns the ticket to keep.
 
-        Raises CarrierRefused when surely nothing will be carried, CarrierUnknown when that cannot be known.
+        Raises CarrierRefused when surely nothing will be carried, CarrierBusy when it surely was not taken now, and
+        CarrierUnknown when that cannot be known.
         """
 
     @abstractmethod
@@ -96,5 +114,16 @@ class Mover(ABC):
         """What became of each item, in order; only when the task is done."""
 
     def cancel(self, ticket: Ticket) -> None:
-        """Ask the carrier to stop; what has arrived stays."""
+        """Ask the carrier to stop; what has arrived stays. A task that has ended already stays as it is."""
         return
+
+    def tend(self) -> None:
+        """Do what must be done now and then although nothing is to be carried, such as keeping a login alive."""
+        return
+
+    def find(self, provider: Mapping[str, Any], path: str) -> int | None:
+        """The size in bytes of the file that the carrier finds at an absolute path there, None when there is none.
+
+        Raises CarrierRefused, with the reason in words, when it cannot look. A carrier on this host sees what we see.
+        """
+        return None

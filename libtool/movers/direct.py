@@ -15,7 +15,7 @@ from typing import Any
 from libtool.copying import PASSING, make_directories, remove_tree
 from libtool.errors import FileChanged, FileUnreadable
 from libtool.movers.base import Arrived, Item, ItemOutcome, Mover, Progress, Stage, Ticket
-from libtool.names import RESERVED, shown
+from libtool.names import RESERVED, is_plain_path, shown
 from libtool.seams import seam
 
 #: Modes of what is put into a staging area, as stock librarians set them: its owner may be another user of the group.
@@ -57,7 +57,7 @@ class DirectMover(Mover):
 
     def _try(self, item: Item, safe: dict[str, bool]) -> tuple[str, bool] | None:
         """Carry one item; when it did not go: why, and whether that is likely to pass."""
-        if not _spelled_plainly(item.target):
+        if not is_plain_path(item.target):
             return f"'{shown(item.target)}' is no plain absolute path", False
         parent = item.target.rpartition("/")[0]
         if parent not in safe:
@@ -119,8 +119,3 @@ class DirectMover(Mover):
             ItemOutcome(Arrived.NO, *failed[item.target]) if item.target in failed else ItemOutcome(Arrived.YES)
             for item in items
         ]
-
-
-def _spelled_plainly(target: str) -> bool:
-    """Whether a place that a peer names is absolute and leads nowhere up; checked for each, whatever lies beside it."""
-    return target.startswith("/") and "\0" not in target and not {"", ".", ".."}.intersection(target[1:].split("/"))

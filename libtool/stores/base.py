@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -77,6 +78,14 @@ class Store(ABC):
     @abstractmethod
     def name_room(self) -> int:
         """Longest name that fits behind the store's prefixes, in bytes."""
+
+    @abstractmethod
+    def mark(self) -> tuple[str, int]:
+        """``(absolute path, size)`` of a file of the store's own that always lies beside the archived ones."""
+
+    @abstractmethod
+    def marker(self) -> AbstractContextManager[tuple[str, int]]:
+        """``(absolute path, size)`` of a file that lies in the staging directory for the time of the block."""
 
     @abstractmethod
     def path(self, name: str) -> str:

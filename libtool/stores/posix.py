@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import stat
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from libtool import copying, digest, names
 from libtool.errors import FileChanged, FileUnreadable, StoreUnavailable
@@ -20,6 +21,8 @@ from libtool.stores.base import Arrival, Fate, Found, Outcome, Store
 
 #: Lies in both directories of a store that is mounted.
 MARKER = ".libtool-store"
+#: Lies in the staging directory while somebody looks whether it can be seen from elsewhere.
+CHECK = ".libtool-check"
 #: Where copies are made whole when staging and store are different file systems; inside the store.
 PARTS = ".libtool-part"
 #: Length of a staging id and its slash, in bytes.
@@ -110,6 +113,28 @@ class PosixStore(Store):
         """What the longer of both prefixes leaves."""
         prefixes = (len(os.fsencode(self.root)) + 1, len(os.fsencode(self.staging)) + 1 + _ID_LENGTH)
         return names.PATH_MAX - max(prefixes)
+
+    def mark(self) -> tuple[str, int]:
+        """``.libtool-store``, which ``setup`` left."""
+        path = os.path.join(self.root, MARKER)
+        return path, os.stat(path).st_size
+
+    @contextmanager
+    def marker(self) -> Iterator[tuple[str, int]]:
+        """Of a size that no other file is likely to have; one that a crash left behind is removed first."""
+        path, size = os.path.join(self.staging, CHECK), random.randrange(1000, 5000)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        try:
+            with open(path, "xb") as stream:
+                stream.write(b"libtool is looking whether this can be seen through a collection\n".ljust(size, b"."))
+            seam("marker: made")
+            yield path, size
+        except OSError as trouble:
+            raise StoreUnavailable(store=self.name, why=f"{self.staging}: {trouble.strerror}") from None
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     # -- places ------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from libtool.archive import queue
+from libtool.archive import queue, shipping
 from libtool.archive.hands import Tally
 from libtool.commands.tasks import frame as tasks
 from libtool.commands.words import Frame, pass_frame
@@ -17,7 +17,7 @@ def consume_queue(frame: Frame, soft_timeout: float, dry_run: bool) -> int:
     """Ship every queue item as one task of its carrier; destinations take turns."""
     with frame.open() as node:
         if dry_run:
-            for line in queue.plan_consume():
+            for line in shipping.plan():
                 print(line)
             return 0
         tally = Tally()
@@ -25,5 +25,5 @@ def consume_queue(frame: Frame, soft_timeout: float, dry_run: bool) -> int:
             tasks.run(frame, node, "consume-queue", "", tally),
             tasks.Bar(frame, "shipping", queue.queued_files()) as bar,
         ):
-            queue.consume(node, tasks.budget(soft_timeout), tally, bar)
+            shipping.consume(node, tasks.budget(soft_timeout), tally, bar)
         return tasks.finish(frame, tally)
