@@ -10,7 +10,9 @@ from pathlib import Path
 import peewee  # noqa: F401  here, before a command for SQLite imports it without the PostgreSQL driver
 import pytest
 
+from libtool.node import Node
 from tests.components import postgres_server
+from tests.globus_service import GlobusService
 from tests.sites import Pair, make_pair
 
 _count = itertools.count()
@@ -20,7 +22,7 @@ _count = itertools.count()
 def _own_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test sees this user's configuration, secrets or terminal settings."""
     for name in list(os.environ):
-        if name.startswith(("LIBTOOL_", "HTTP_", "XDG_", "REQUEST_")) and not name.startswith("LIBTOOL_TEST"):
+        if name.startswith(("LIBTOOL_", "HTTP_", "XDG_", "REQUEST_", "GLOBUS_")) and not name.startswith("LIBTOOL_TEST"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
@@ -64,3 +66,19 @@ def pair(tmp_path: Path) -> Pair:
 def any_pair(tmp_path: Path, databases: Callable[[str], str | None]) -> Pair:
     """Two librarians on each kind of database."""
     return make_pair(tmp_path, databases)
+
+
+@pytest.fixture
+def globus(monkeypatch: pytest.MonkeyPatch) -> Iterator[GlobusService]:
+    """Globus on this machine, found by the SDK through its own environment variables."""
+    with GlobusService() as service:
+        for name, value in service.environment().items():
+            monkeypatch.setenv(name, value)
+        yield service
+
+
+@pytest.fixture
+def clock(globus: GlobusService, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the time of the service and of the librarians in this process by seconds."""
+    monkeypatch.setattr(Node, "now", lambda self: globus.now)
+    return globus.advance

@@ -134,8 +134,9 @@ class Access:
     def _renewed(self, answer: Any) -> None:
         """Keep what a renewal gave; the lock is held."""
         (token,) = answer.by_resource_server.values()
-        if self.tokens.person and token.get("refresh_token"):
-            self.tokens.rotate(token["refresh_token"])
+        refresh = token.get("refresh_token")
+        if self.tokens.person and refresh and refresh != self.tokens.secret()[0]:
+            self.tokens.rotate(refresh)
         self.tokens.write(
             access_token=token["access_token"],
             expires_at=int(token["expires_at_seconds"]),

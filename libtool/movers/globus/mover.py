@@ -159,8 +159,6 @@ class GlobusMover(Mover):
         )
         for item in items:
             data.add_item(item.source, item.target, recursive=item.directory)
-            for link in links_in(item.source) if item.directory else ():  # the service passes over them
-                data.add_item(f"{item.source}/{link}", f"{item.target}/{link}", recursive=False)
         return data
 
     def _fits(self, ticket: Ticket, item: Item) -> bool:
@@ -400,17 +398,6 @@ class GlobusMover(Mover):
 def label_of(label: str) -> str:
     """A label in the letters that every version of the service took."""
     return re.sub(r"[^A-Za-z0-9_ -]", "_", label)[:100].strip()
-
-
-def links_in(directory: str) -> list[str]:
-    """Links to files below a directory, relative to it: they are archived as the files that they lead to."""
-    found = []
-    for here, _, names in os.walk(directory):
-        for name in names:
-            path = os.path.join(here, name)
-            if os.path.islink(path) and os.path.isfile(path):
-                found.append(os.path.relpath(path, directory))
-    return sorted(found)
 
 
 def report_of(task: Any) -> dict[str, Any]:
