@@ -116,7 +116,6 @@ def test_the_report_of_every_task_is_kept(tmp_path: Path, globus: GlobusService)
 # -- exactly once ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize(
     "fault",
     [
@@ -139,14 +138,15 @@ def test_the_report_of_every_task_is_kept(tmp_path: Path, globus: GlobusService)
     ids=lambda fault: f"{fault['name']} {fault['url']}",
 )
 def test_a_connection_that_is_cut_makes_no_second_task(
-    tmp_path: Path, globus: GlobusService, fault: dict[str, str], times: int
+    tmp_path: Path, globus: GlobusService, fault: dict[str, str]
 ) -> None:
+    """Three times: the SDK tries twice within a run, so the same submission is made by two runs."""
     pair = make_globus_pair(tmp_path / "pair", globus)
     source = pair.ingest(many(12), tmp_path / "source")
     pair.a.write(commands={"send-clone": {"destination_librarian": "b", "send_batch_size": 4}})
-    armed = globus.fault(**fault, count=times)
+    armed = globus.fault(**fault, count=3)
     pair.until_quiet()
-    assert armed.used == times
+    assert armed.used == 3
     assert arrived(pair, source)
     assert len(globus.tasks) == items(pair) == 3
     assert pair.a.status()["outgoing"]["FAILED"] == 0
@@ -180,28 +180,26 @@ def test_one_task_per_item_wherever_the_process_ends(
     pair.a.write(commands={"send-clone": {"destination_librarian": "b", "send_batch_size": 2}})
     pair.a.run(0, "send-clone")
     snapshot = Snapshot(tmp_path / "pair", copier(urls) if urls else None)
-    died = 0
-    for command in ("consume-queue", "check-consumed-queue"):
-        fatal = 1
-        while True:
-            before = len(globus.tasks)
+    died, fatal = 0, 1
+    while True:
+        before, where = len(globus.tasks), []
+        for command in ("consume-queue", "check-consumed-queue"):
             counter = Counter(fatal)
             counter.where = tmp_path / "where"
             counter.where.write_text("")
-            if command == "check-consumed-queue":
-                pair.a.run(0, "consume-queue")
-                globus.work()
             crash.run(pair.a, (command,), counter)
-            where = counter.where.read_text()
-            pair.until_quiet()
-            assert len(globus.tasks) - before == items(pair) == 2, (command, fatal, where)
-            assert arrived(pair, source), (command, fatal, where)
-            assert pair.a.status()["outgoing"]["FAILED"] == 0, (command, fatal, where)
-            snapshot.restore()
-            if not where:
-                break
-            died += 1
-            fatal += 1 if kind == "sqlite" else 5
+            where.append(f"{command}: seam {fatal} {counter.where.read_text()}")
+            died += bool(counter.where.read_text())
+            pair.a.run(0, command) if command == "consume-queue" else None
+            globus.work()
+        pair.until_quiet()
+        assert len(globus.tasks) - before == items(pair) == 2, where
+        assert arrived(pair, source), where
+        assert pair.a.status()["outgoing"]["FAILED"] == 0, where
+        snapshot.restore()
+        if all(line.endswith(" ") for line in where):
+            break
+        fatal += 1 if kind == "sqlite" else 5
     with capsys.disabled():
         print(f"\nglobus: ended at {died} seams around submissions, every time one task per item")
     assert died > (20 if kind == "sqlite" else 4)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.globus_pair import items, make_globus_pair
+from tests.globus_service import GlobusService
 from tests.sites import Pair, Site
 
 #: Each of these takes 20 to 120 ms to import; a crontab starts four commands a minute, and a peer one per request.
@@ -122,3 +124,20 @@ def test_a_task_on_sqlite_imports_no_other_driver(pair: Pair) -> None:
     names, _ = imported(pair.a.directory, "libtool", "--config", pair.a.config, "recv-clone")
     assert "peewee" in names
     assert loaded(names, DRIVERS) == set()
+
+
+@pytest.mark.parametrize("command", ["send-clone", "consume-queue", "check-consumed-queue", "status"])
+def test_globus_is_not_imported_when_there_is_nothing_to_ask_it(tmp_path: Path, globus: GlobusService, command: str) -> None:
+    pair = make_globus_pair(tmp_path / "pair", globus)
+    names, done = imported(pair.a.directory, "libtool", "--config", pair.a.config, command)
+    assert done.returncode == 0
+    assert loaded(names, HEAVY) == set()
+
+
+def test_choosing_globus_for_files_does_not_import_it(tmp_path: Path, globus: GlobusService) -> None:
+    """What is asked of Globus is asked when the queue is consumed."""
+    pair = make_globus_pair(tmp_path / "pair", globus)
+    pair.ingest({"f": b"x"}, tmp_path / "source")
+    names, done = imported(pair.a.directory, "libtool", "--config", pair.a.config, "send-clone")
+    assert done.returncode == 0 and items(pair) == 1
+    assert loaded(names, {"globus_sdk", "rich", "keyring"}) == set()

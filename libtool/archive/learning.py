@@ -17,7 +17,7 @@ from libtool import names
 from libtool.archive import attempts, notices, reporting
 from libtool.archive.hands import Budget, Host, Tally
 from libtool.archive.queue import TASK, Cargo, Carriers, Step, cargo, files_of, kind_of, subject
-from libtool.errors import CarrierBarred, CarrierBusy, CarrierUnknown, LibtoolError
+from libtool.errors import CarrierBarred, CarrierBusy, CarrierUnknown, LibtoolError, ServiceUnsafe
 from libtool.models.base import among, writing
 from libtool.models.tables import Librarian, OutgoingTransfer, SendQueue, live, owing, waiting
 from libtool.movers.base import Arrived, Hitch, ItemOutcome, Mover, Progress, Stage, Ticket
@@ -84,6 +84,8 @@ def _look_at(host: Host, item: SendQueue, mover: Mover, carriers: Carriers, swee
         return
     except (CarrierUnknown, CarrierBusy, CarrierBarred) as trouble:
         carriers.trouble(item, trouble)
+    except ServiceUnsafe:
+        raise  # the configuration's matter, not the item's
     except LibtoolError as trouble:
         notices.trouble(host, tally, subject(item), "check", trouble.text)
     tally.postponed += item.files

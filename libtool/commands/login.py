@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from typing import Any
 
 import click
 
@@ -75,7 +75,7 @@ def _ask(frame: Frame, address: str, code: str | None) -> str:
     return credentials.resolve(code, "code")[0].strip()
 
 
-def _secret(frame: Frame, identity: object, given: str | None) -> str | None:
+def _secret(frame: Frame, identity: Any, given: str | None) -> str | None:
     """A service account's secret that is to be kept; None when there is one already."""
     if given is not None:
         found, literal = credentials.resolve(given, "globus_client_secret")
@@ -83,9 +83,11 @@ def _secret(frame: Frame, identity: object, given: str | None) -> str | None:
             frame.tell("warning: the secret is in the shell's history and was in the process list; better give '-'")
         return found
     try:
-        identity.tokens.secret()  # type: ignore[attr-defined]
-    except SecretMissing:
-        if os.isatty(0) and sys.stderr.isatty():
+        identity.tokens.secret()
+    except SecretMissing as missing:
+        if sys.stdin.isatty() and sys.stderr.isatty():
             return str(click.prompt("client secret", hide_input=True, err=True)).strip()
-        raise
+        raise PersonNeeded(
+            why=missing.reason, how="Run 'libtool login --secret -' and type it, or pipe it in; it is kept here."
+        ) from None
     return None

@@ -19,9 +19,6 @@ def whoami(frame: Frame) -> None:
         if identity.service:
             frame.tell(f"note: Globus is at {identity.service} (set by the environment)")
         found = identity.facts()
-        warning = identity.warning()
-    if warning:
-        frame.tell(f"warning: {warning}")
     if frame.format == "json":
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return

@@ -23,8 +23,6 @@ from libtool.units import show_time
 _AUTH_SERVER = "auth.globus.org"
 #: Asked with an address to visit; answers with the code that is shown there.
 Ask = Callable[[str], str]
-#: Days without renewal after which a person's login is in danger, and when that is said first.
-FORGOTTEN, WARN = 180, 30
 
 
 class Identity:
@@ -167,14 +165,6 @@ class Identity:
             "consents": access.collections_in(kept.get("consents", [])),
             "pending_tasks": pending.get("total", len(pending["DATA"])),
         }
-
-    def warning(self) -> str:
-        """What will go wrong if nobody acts; empty when nothing will."""
-        renewed = self.tokens.read().get("renewed")
-        idle = (self._now() - renewed) / 86400 if renewed else 0
-        if self.person and idle > WARN:
-            return f"the login was not used for {idle:.0f} days; Globus forgets it after {FORGOTTEN}"
-        return ""
 
     def logout(self) -> list[str]:
         """Revoke what was got and remove it here; when the service cannot be asked, nothing is removed."""
