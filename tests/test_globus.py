@@ -273,7 +273,7 @@ def test_a_destination_names_a_place_that_is_none(tmp_path: Path, globus: Globus
     pair.a.run(0, "consume-queue")
     assert [Path(item["source_path"]).name for item in globus.tasks[0].items] == ["g"]
     ran = pair.learn(3)
-    assert "no place that may be written" in ran.err
+    assert "named no place for it that may be written" in ran.err
 
 
 def test_a_destination_that_names_our_own_collection_may_write_below_the_roots_only(

@@ -14,8 +14,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from libtool.errors import CarrierBarred, CarrierRefused
-from libtool.movers.base import Arrived, Hitch, Item, ItemOutcome, Mover, Progress, Stage, Ticket
-from libtool.movers.globus import codes
+from libtool.movers.base import Hitch, Item, ItemOutcome, Mover, Progress, Stage, Ticket
+from libtool.movers.globus import codes, outcome
 from libtool.names import is_plain_path, shown
 from libtool.seams import seam
 
@@ -208,7 +208,9 @@ class GlobusMover(Mover):
             return self._missed(ticket, refusal)
         status = str(task.get("status"))
         if status in ("SUCCEEDED", "FAILED"):
-            return Progress(Stage.DONE, report=report_of(task), ticket={**ticket, "end": _end_of(task, ticket)})
+            return Progress(
+                Stage.DONE, report=outcome.report_of(task), ticket={**ticket, "end": outcome.end_of(task, ticket)}
+            )
         ticket, still = self._movement(ticket, task)
         hitch, text = self._hitch(ticket, task, status)
         ticket = {**ticket, "stuck": text if hitch is Hitch.FILE else None}
@@ -240,8 +242,8 @@ class GlobusMover(Mover):
 
         Bytes above the size of the whole batch are those of a file that is sent again and again: no movement.
         """
-        sent = min(_number(task, "bytes_transferred"), ticket.get("size", 0))
-        moved = [sent, _number(task, "subtasks_succeeded"), _number(task, "subtasks_skipped_errors")]
+        sent = min(outcome.number(task, "bytes_transferred"), ticket.get("size", 0))
+        moved = [sent, outcome.number(task, "subtasks_succeeded"), outcome.number(task, "subtasks_skipped_errors")]
         now = self._now()
         if ticket.get("moved") != moved or "moved_at" not in ticket:
             ticket = {**ticket, "moved": moved, "moved_at": now.isoformat()}
@@ -283,77 +285,22 @@ class GlobusMover(Mover):
         return "; ".join(str(each) for each in said if each)[:500]
 
     def outcomes(self, ticket: Ticket, items: Sequence[Item]) -> list[ItemOutcome]:
-        """From the lists of the service, file by file. What is in neither list of a task that ended well is not known to
-        have arrived, and not known to have failed."""
-        lists = self._lists(ticket, items)
-        if lists is None:
-            return [ItemOutcome(Arrived.UNKNOWN) for _ in items]
-        there, skipped = lists
-        return [self._outcome(ticket, item, there.get(item.target), skipped.get(item.target)) for item in items]
-
-    def _outcome(self, ticket: Ticket, item: Item, size: int | None, skipped: str | None) -> ItemOutcome:
-        end = ticket.get("end") or {}
-        if not self._fits(ticket, item):
-            return ItemOutcome(Arrived.NO, f"'{shown(item.target)}' is no place that may be written there")
-        if skipped is not None:
-            return ItemOutcome(Arrived.NO, skipped)
-        if item.directory:  # complete when all its bytes came, but for empty files: so the receiver decides
-            if end.get("status") == "SUCCEEDED" or (size is not None and size == item.size):
-                return ItemOutcome(Arrived.UNKNOWN)
-        elif size is not None:
-            if size in (item.size, -1):
-                return ItemOutcome(Arrived.YES)
-            why = f"the file changed while it was sent: {size} bytes instead of {item.size}"
-            return ItemOutcome(Arrived.NO, f"{why}. Restore it; it is tried again by itself")
-        elif end.get("status") == "SUCCEEDED":
-            return ItemOutcome(Arrived.UNKNOWN)
-        return ItemOutcome(Arrived.NO, end.get("why") or "its task ended without it", bool(end.get("passing")))
-
-    def _lists(self, ticket: Ticket, items: Sequence[Item]) -> tuple[dict[str, int], dict[str, str]] | None:
-        """``(bytes that arrived, why it was skipped)``, each by the target of an item; -1 bytes: no size was told.
-
-        None when the service has lists no more.
-        """
+        """From the lists of the service, file by file; what it cannot tell is unknown."""
         from libtool.movers.globus.access import Definite
 
-        if ticket["task"] is None:
-            return {}, {}
-        if (ticket.get("end") or {}).get("history_deleted"):
-            return None
-        directories = {item.target for item in items if item.directory}
-        files = {item.target for item in items} - directories
-        there: dict[str, int] = {}
-        skipped: dict[str, str] = {}
-        inside: dict[str, int] = {}  # of directories, each file once
-
-        def owner(told: Any) -> str | None:
-            path = str(told or "").rstrip("/")
-            if path in files or path in directories:
-                return path
-            while directories and "/" in path:
-                path = path.rpartition("/")[0]
-                if path in directories:
-                    return path
-            return None
-
+        end = ticket.get("end") or {}
+        refused = [item for item in items if not self._fits(ticket, item)]
+        tally = outcome.Lists(items)
+        known = not end.get("history_deleted")
         try:
-            for entry in self.access.pages("task_skipped_errors", ticket["task"]):
-                target = owner(entry.get("destination_path"))
-                if target is not None:
-                    skipped[target] = codes.told(str(entry.get("error_code")), str(entry.get("error_details") or ""))
-            for entry in self.access.pages("task_successful_transfers", ticket["task"]):
-                target, size = owner(entry.get("destination_path")), entry.get("size")
-                if target in files:
-                    there[target] = size if isinstance(size, int) else -1
-                elif target is not None and isinstance(size, int):
-                    inside[str(entry["destination_path"])] = size
+            if known and ticket["task"] is not None:
+                tally.skipped(self.access.pages("task_skipped_errors", ticket["task"]))
+                tally.successful(self.access.pages("task_successful_transfers", ticket["task"]))
         except Definite:
-            return None
-        for path, size in inside.items():
-            target = owner(path)
-            if target is not None:
-                there[target] = there.get(target, 0) + size
-        return there, skipped
+            known = False
+        return [
+            outcome.NO_PLACE if item in refused else tally.of(item, end) if known else outcome.UNKNOWN for item in items
+        ]
 
     def cancel(self, ticket: Ticket) -> None:
         """Ask the service to end the task."""
@@ -392,49 +339,9 @@ class GlobusMover(Mover):
             if refusal.status == 404 or "NotFound" in refusal.code:
                 return None
             raise CarrierRefused(carrier=self.kind, why=refusal.why) from None
-        return _number(found[0], "size") if found else None
+        return outcome.number(found[0], "size") if found else None
 
 
 def label_of(label: str) -> str:
     """A label in the letters that every version of the service took."""
     return re.sub(r"[^A-Za-z0-9_ -]", "_", label)[:100].strip()
-
-
-def report_of(task: Any) -> dict[str, Any]:
-    """What is kept of a task that has ended: sizes in bytes, the rate in bytes per second, times as the service told."""
-    return {
-        "task": task.get("task_id"),
-        "status": task.get("status"),
-        "bytes": _number(task, "bytes_transferred"),
-        "files": _number(task, "files_transferred"),
-        "skipped": _number(task, "subtasks_skipped_errors"),
-        "faults": _number(task, "faults"),
-        "rate": _number(task, "effective_bytes_per_second"),
-        "requested": task.get("request_time"),
-        "completed": task.get("completion_time"),
-    }
-
-
-def _end_of(task: Any, ticket: Ticket) -> dict[str, Any]:
-    """How a task ended, and why what it did not carry did not arrive."""
-    error = task.get("fatal_error")
-    code = str(error.get("code")) if isinstance(error, dict) else ""
-    said = str(error.get("description") or "") if isinstance(error, dict) else ""
-    if task.get("canceled_by_admin"):
-        said = f"by the people who run a collection: {task.get('canceled_by_admin_message') or 'no reason given'}"
-    why = codes.told(code, said if said.lower() not in (code.lower(), "canceled") else "") if code else ""
-    file = codes.meaning(code).hitch is Hitch.FILE
-    if code == "CANCELED" and ticket.get("stuck"):  # by us, since what was left would never have come
-        why, file = ticket["stuck"], True
-    return {
-        "status": task.get("status"),
-        "history_deleted": bool(task.get("history_deleted")),
-        "why": f"its task ended before it was sent: {why}" if why else "",
-        "passing": not file,
-    }
-
-
-def _number(document: Any, field: str) -> int:
-    """A count from the service, which may leave fields out."""
-    value = document.get(field)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
