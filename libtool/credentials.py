@@ -54,6 +54,11 @@ def write_file(path: str, secret: str, *, replace: bool = False) -> None:
             os.fsync(descriptor)
         if replace:
             os.replace(part, path)
+            directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+            try:
+                os.fsync(directory)  # what it replaced may be good for nothing any more
+            finally:
+                os.close(directory)
         else:
             os.link(part, path)
     finally:
@@ -69,6 +74,10 @@ def resolve(reference: str, name: str) -> tuple[str, bool]:
     """
     kind, _, rest = reference.partition(":")
     if reference == "-":
+        if sys.stdin.isatty():
+            import getpass
+
+            return getpass.getpass(f"{name.replace('_', ' ')} (not shown): "), False
         return sys.stdin.readline().rstrip("\n"), False
     if kind == "file":
         return read_file(os.path.expanduser(rest), name), False
@@ -80,7 +89,7 @@ def resolve(reference: str, name: str) -> tuple[str, bool]:
         return os.environ[rest], False
     if kind == "keyring":
         service, _, user = rest.partition("/")
-        found = _from_keyring(service, user)
+        found = from_keyring(service, user)
         if found is None:
             raise SecretMissing(name=name, places=f"keyring {rest}")
         return found, False
@@ -115,7 +124,7 @@ def find(name: str, file: str | None = None, *, keyring: bool = True) -> tuple[s
             return read_file(path, name), path
     if keyring:
         asked.append("the keyring")
-        found = _from_keyring("libtool", name)
+        found = from_keyring("libtool", name)
         if found is not None:
             return found, "the keyring"
     raise SecretMissing(name=name, places=", ".join(asked))
@@ -129,7 +138,8 @@ def to_keyring(name: str, secret: str | None) -> bool:
     return _ask_keyring(code, "libtool", name, told=secret) is not None
 
 
-def _from_keyring(service: str, user: str) -> str | None:
+def from_keyring(service: str, user: str) -> str | None:
+    """What the keyring has, if it can be asked."""
     code = "sys.stdout.write(keyring.get_password(*sys.argv[1:]) or '')"
     return _ask_keyring(code, service, user) or None
 

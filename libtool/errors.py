@@ -311,10 +311,11 @@ class PeerRefused(LibtoolError):
 
 
 class CarrierUnknown(LibtoolError):
-    """A carrier could not say what became of a request; it may or may not have been done."""
+    """A carrier could not say what became of a request; it may or may not have been done. ``everywhere``: it is not to
+    do with one item only."""
 
     message = "the carrier {carrier} gave no clear answer: {why}"
-    meaning = "Nothing is assumed; the next run asks again under the same ticket."
+    meaning = "Nothing is assumed; the next run asks again."
     exit_code = 3
 
 
@@ -327,18 +328,20 @@ class CarrierBusy(LibtoolError):
 
 
 class CarrierRefused(LibtoolError):
-    """A carrier said clearly that it will not carry this; ``too_large``: but perhaps less of it at once."""
+    """A carrier said clearly that it will not carry this. ``divide``: but perhaps less of it at once; ``astray``: what
+    the destination said of itself is wrong."""
 
     message = "the carrier {carrier} refused: {why}"
+    meaning = "Nothing is lost, and it is tried again by itself; 'libtool status --tasks' shows it."
     exit_code = 3
 
 
 class CarrierBarred(LibtoolError):
-    """A carrier can be used only after a person has acted; ``everywhere``: not only for this destination."""
+    """A carrier can be used only after a person has acted. ``cause``: a word for what is the matter; ``everywhere``: not
+    only for this destination."""
 
     message = "the carrier {carrier} cannot be used: {why}"
-    meaning = "Nothing is lost, and all goes on by itself afterwards."
-    remedy = "{how}"
+    remedy = "{how} Nothing is lost, and all goes on by itself afterwards."
     exit_code = 4
 
 

@@ -131,6 +131,7 @@ class Node:
             wanted.globus_client_id,
             wanted.globus_client_native_app,
             wanted.globus_local_endpoint_id,
+            wanted.collections,
             wanted.local_transfer_roots,
         )
         return setup, self.tokens(), lambda: self.now()
@@ -181,7 +182,7 @@ class Node:
 
         wanted = self.settings
         if not wanted.globus_client_id:
-            why = "globus_client_id is missing"
+            why = "it is missing; README, 'Two sites with Globus', step 2, says where it comes from"
             raise ConfigurationError(file=wanted.file, key="globus_client_id", why=why)
         return Identity(wanted.globus_client_id, self.tokens(), lambda: self.now().timestamp())
 

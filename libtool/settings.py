@@ -110,6 +110,17 @@ class _At(ValueError):
         self.key = key
 
 
+#: What the reference keeps beside a carrier's keys.
+_CARRIERS_STATE = {
+    "native_app",
+    "task_id",
+    "transfer_attempted",
+    "transfer_complete",
+    "start_time_transfer",
+    "bytes_transfer",
+}
+
+
 def _carriers(value: Any) -> dict[str, Any]:
     carriers = _mapping(value)
     for kind, options in carriers.items():
@@ -119,6 +130,8 @@ def _carriers(value: Any) -> dict[str, Any]:
         _flag(_mapping(options).get("available", True))
         if needs not in options:
             raise ValueError(f"{kind} needs {needs}")
+        if strange := sorted(set(options) - {needs, "available"} - _CARRIERS_STATE):
+            raise ValueError(f"{kind} has no key {strange[0]}; it has {needs} and available")
     return carriers
 
 
@@ -215,7 +228,9 @@ class Settings:
     globus_client_native_app: bool = key(
         "true: a person's refresh token; false: the application's own secret.", _flag, "true", False
     )
-    globus_local_endpoint_id: str | None = key("The collection that files are sent from.", _text, "", None)
+    globus_local_endpoint_id: str | None = key(
+        "The collection that files are sent from.", _text, "6c54cade-bde5-45c1-bdea-f4bd71dba2cc", None
+    )
     globus_client_secret_file: str | None = key(
         "An owner-only file with secret or token.", _text, "globus.secret", None
     )
@@ -235,6 +250,16 @@ class Settings:
     def path(self, value: str) -> str:
         """A path of the configuration, absolute."""
         return os.path.normpath(os.path.join(self.directory, os.path.expanduser(value)))
+
+    @property
+    def collections(self) -> tuple[str, ...]:
+        """Every Globus collection that is named: that files are sent from, that bring them to our stores, of routes."""
+        found: set[Any] = {self.globus_local_endpoint_id}
+        for store in self.add_stores:
+            found.add(store.asynchronous_transfer_manager_data.get("globus", {}).get("destination_endpoint"))
+        for route in self.routes.values():
+            found |= {route.get("src_id"), route.get("dst_id")} if isinstance(route, dict) else set()
+        return tuple(sorted(each for each in found if isinstance(each, str) and each))
 
     def store(self, name: str) -> StoreSettings | None:
         """The entry of ``add_stores`` with this name."""

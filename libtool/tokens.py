@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from libtool import credentials, locks
-from libtool.errors import SecretMissing
+from libtool.errors import LockTaken, SecretMissing, SecretUnsafe
 
 #: The file below the state directory.
 FILE = "globus.tokens"
+#: How long another process may hold the lock, in seconds: a renewal asks the service twice at most.
+PATIENCE = 90.0
 
 
 class Tokens:
@@ -28,71 +31,132 @@ class Tokens:
         self.path = os.path.join(directory, FILE)
         self._locks = locks_directory
         self._file = file
+        self._asked: tuple[str, str] | SecretMissing | None = None
         #: The secret's name in every place where secrets are looked for.
         self.name = "globus_refresh_token" if person else "globus_client_secret"
 
+    @staticmethod
+    def mark(secret: str) -> str:
+        """What tells whether a secret is still the same, without holding it."""
+        return _mark(secret)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Nobody else renews or stores meanwhile."""
-        with locks.held(self._locks, "globus-tokens", wait=True):
+        """Nobody else renews or stores meanwhile; LockTaken when that lasts longer than anybody should need."""
+        end = time.monotonic() + PATIENCE
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(locks.held(self._locks, "globus-tokens"))
+                    break
+                except LockTaken:
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(0.05)
             yield
 
     # -- what was got --------------------------------------------------------------------------------------------
 
-    def read(self) -> dict[str, Any]:
-        """What is kept for this application; empty when nothing is, or only something for another one."""
+    def read(self, *, mend: bool = False) -> dict[str, Any]:
+        """What is kept for this application; empty when nothing is, or only something for another one.
+
+        Raises SecretUnsafe when others could read it; with ``mend`` it counts as empty then, and is written anew.
+        """
         try:
             found = json.loads(credentials.read_file(self.path, self.name))
         except (SecretMissing, ValueError):
             return {}
+        except SecretUnsafe:
+            if mend:
+                return {}
+            raise
         mine = isinstance(found, dict) and (found.get("client"), found.get("person")) == (self.client, self.person)
         return found if mine else {}
 
     def write(self, **changes: Any) -> None:
         """Keep these; None removes one. The caller holds the lock."""
-        kept = self.read() | {"client": self.client, "person": self.person} | changes
+        kept = self.read(mend=True) | {"client": self.client, "person": self.person} | changes
         kept = {key: value for key, value in kept.items() if value is not None}
         credentials.write_file(self.path, json.dumps(kept), replace=True)
 
+    def held(self) -> list[str]:
+        """Every token that was got here, for revoking them. The caller holds the lock."""
+        kept = self.read(mend=True)
+        found = [kept.get("access_token"), kept.get("secret") if self.person else None]
+        if self.person:
+            found += [credentials.from_keyring("libtool", self.name) if kept.get("in_keyring") else None]
+            with suppress(SecretMissing, SecretUnsafe):
+                found.append(self.secret()[0])
+        return [token for token in dict.fromkeys(found) if token]
+
     def forget(self) -> None:
-        """Remove everything that was got here, the keyring's entry included. The caller holds the lock."""
-        if self.read().get("in_keyring"):
+        """Remove everything that was got here, the keyring's entry included, and remember that nobody is logged in, so
+        that a secret which is found elsewhere is not used before the next login. The caller holds the lock."""
+        if self.read(mend=True).get("in_keyring"):
             credentials.to_keyring(self.name, None)
-        if os.path.exists(self.path):
-            os.unlink(self.path)
+        kept = {"client": self.client, "person": self.person}
+        with suppress(SecretMissing, SecretUnsafe):
+            kept["logged_out"] = _mark(credentials.find(self.name, self._file)[0])
+        credentials.write_file(self.path, json.dumps(kept), replace=True)
+
+    def current(self) -> dict[str, Any]:
+        """What was got with the secret that is used now: access token, its end, who that is; empty when it was another."""
+        kept = self.read()
+        return kept if kept and kept.get("of") == _mark(self.secret()[0]) else {}
 
     # -- the secret that renews it ---------------------------------------------------------------------------------
 
-    def secret(self) -> tuple[str, str]:
-        """``(secret, where it was found)``; SecretMissing when it is nowhere.
+    def secret(self, *, fresh: bool = False) -> tuple[str, str]:
+        """``(secret, where it was found)``; SecretMissing when it is nowhere, or somebody logged out since it was put
+        there. The keyring is asked once, unless it must be ``fresh``.
 
         What a login or a renewal left here counts as newer than what it found elsewhere, until that changes.
         """
         kept = self.read()
         mine = kept.get("secret")
         try:
-            found, where = credentials.find(self.name, self._file, keyring=mine is None)
-        except SecretMissing:
+            found, where = self._elsewhere(keyring=mine is None, fresh=fresh)
+        except SecretMissing as missing:
             if mine is None:
-                raise
+                raise SecretMissing(name=self.name, places=f"{self.path}, {missing.facts['places']}") from None
             return mine, self.path
+        if kept.get("logged_out") == _mark(found):
+            raise SecretMissing(name=self.name, places=f"{where}, but somebody logged out since it was put there")
         return (mine, self.path) if mine is not None and kept.get("instead_of") == _mark(found) else (found, where)
+
+    def elsewhere(self) -> str:
+        """The secret that somebody put where secrets are looked for; a logout does not hide it."""
+        return credentials.find(self.name, self._file)[0]
+
+    def _elsewhere(self, *, keyring: bool, fresh: bool) -> tuple[str, str]:
+        """What the usual places hold; an answer of the slow keyring is remembered."""
+        if fresh or not keyring or self._asked is None:
+            try:
+                found = credentials.find(self.name, self._file, keyring=keyring)
+            except SecretMissing as missing:
+                self._asked = missing if keyring else None
+                raise
+            self._asked = found if found[1] == "the keyring" else None
+            return found
+        if isinstance(self._asked, SecretMissing):
+            raise self._asked
+        return self._asked
 
     def keep(self, secret: str, *, keyring: bool = False) -> str:
         """Keep what a login gave; returns where. The caller holds the lock."""
         if keyring and credentials.to_keyring(self.name, secret):
-            self.write(secret=None, instead_of=None, in_keyring=True)
+            self.write(secret=None, instead_of=None, in_keyring=True, logged_out=None)
             return "the keyring"
         try:
             other = _mark(credentials.find(self.name, self._file, keyring=False)[0])
-        except SecretMissing:
+        except (SecretMissing, SecretUnsafe):
             other = None
-        self.write(secret=secret, instead_of=other)
+        self.write(secret=secret, instead_of=other, logged_out=None)
         return self.path
 
     def rotate(self, secret: str) -> None:
         """A renewal gave a new refresh token: it goes where the old one was, else here. The caller holds the lock."""
-        _, where = self.secret()
+        _, where = self.secret(fresh=True)
         if where == "the keyring" and credentials.to_keyring(self.name, secret):
             return
         if os.path.isabs(where) and where != self.path and not _given_by_systemd(where):
@@ -105,7 +169,6 @@ class Tokens:
 
 
 def _mark(secret: str) -> str:
-    """What tells whether a secret is still the same, without holding it."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

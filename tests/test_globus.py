@@ -227,10 +227,11 @@ def test_an_id_that_was_never_used_and_is_old_is_replaced(tmp_path: Path, globus
     pair.a.run(3, "consume-queue")
     assert globus.tasks == []
     globus.advance(25 * 3600)
-    pair.a.run(3, "consume-queue")
-    globus.advance(600)
-    pair.until_quiet()
-    assert arrived(pair, source) and len(globus.tasks) == items(pair) == 1
+    assert "older than a day" in pair.a.run(3, "consume-queue").err
+    for _ in range(3):
+        globus.advance(600)
+        pair.until_quiet()
+    assert arrived(pair, source) and len(globus.tasks) == 1
 
 
 def test_a_restored_database_finds_the_task_that_is_under_way(tmp_path: Path, globus: GlobusService) -> None:
@@ -254,7 +255,7 @@ def test_a_batch_that_is_too_large_is_halved(tmp_path: Path, globus: GlobusServi
     pair.until_quiet()
     assert arrived(pair, source)
     assert len(globus.tasks) == items(pair) == 3
-    assert sorted(len(task.items) for task in globus.tasks) == [2, 3, 4] or sum(len(t.items) for t in globus.tasks) == 9
+    assert sorted(len(task.items) for task in globus.tasks) == [2, 2, 5]
 
 
 # -- what a destination may not do ----------------------------------------------------------------------------------

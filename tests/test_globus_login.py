@@ -69,7 +69,7 @@ def test_a_person_logs_in_once_and_the_tasks_run(tmp_path: Path, globus: GlobusS
     assert stat.S_IMODE(tokens(pair.a).stat().st_mode) == 0o600
     found = json.loads(pair.a.run(0, "whoami", "-F", "json").out)
     assert (found["kind"], found["username"], found["identity"]) == ("person", "alice@example.org", globus.visitor.id)
-    assert found["secret"] == str(tokens(pair.a)) and found["renewed"] and found["pending_tasks"] == 0
+    assert found["secret_in"] == str(tokens(pair.a)) and found["renewed"] and found["pending_tasks"] == 0
     pair.until_quiet()
     assert arrived(pair, source)
     assert {task.owner for task in globus.tasks} == {globus.visitor.id}
@@ -109,7 +109,7 @@ def test_a_second_login_revokes_the_first(tmp_path: Path, globus: GlobusService)
 def test_login_without_a_terminal_says_what_to_do_and_asks_nothing(tmp_path: Path, globus: GlobusService) -> None:
     pair = new_person(tmp_path, globus)
     ran = pair.a.run(4, "login")
-    assert len(ran.err.splitlines()) == 2  # the note about the service's address, and this
+    assert len(ran.err.splitlines()) == 1
     assert "logging in needs a terminal" in ran.err and "--code -" in ran.err
 
 
@@ -118,7 +118,7 @@ def test_a_wrong_code_changes_nothing(tmp_path: Path, globus: GlobusService) -> 
     log_in(pair)
     before = tokens(pair.a).read_bytes()
     ran = pair.a.run(4, "login", "--code", "-", stdin="wrong\n")
-    assert "invalid_grant" in ran.err and "each code is good once" in ran.err
+    assert "Globus does not know this code" in ran.err and "good once" in ran.err
     assert tokens(pair.a).read_bytes() == before
 
 
@@ -137,7 +137,7 @@ def test_a_refresh_token_from_elsewhere_works_from_its_file(tmp_path: Path, glob
     pair.until_quiet()
     assert arrived(pair, source)
     found = json.loads(pair.a.run(0, "whoami", "-F", "json").out)
-    assert found["secret"] == str(pair.a.directory / "globus.secret")
+    assert found["secret_in"] == str(pair.a.directory / "globus.secret")
 
 
 @pytest.mark.parametrize("place", ["file", "environment", "login"])
@@ -167,10 +167,10 @@ def test_a_refresh_token_that_changes_with_every_use_is_kept(
 def test_a_new_token_in_the_file_is_newer_than_a_login(tmp_path: Path, globus: GlobusService) -> None:
     pair = make_globus_pair(tmp_path / "pair", globus, person=True)
     log_in(pair)
-    assert json.loads(pair.a.run(0, "whoami", "-F", "json").out)["secret"] == str(tokens(pair.a))
+    assert json.loads(pair.a.run(0, "whoami", "-F", "json").out)["secret_in"] == str(tokens(pair.a))
     application = globus.world.clients[pair.a.settings["globus_client_id"]]
     write_secret(pair.a, globus.refresh_token(application, globus.visitor))
-    assert json.loads(pair.a.run(0, "whoami", "-F", "json").out)["secret"] == str(pair.a.directory / "globus.secret")
+    assert json.loads(pair.a.run(0, "whoami", "-F", "json").out)["secret_in"] == str(pair.a.directory / "globus.secret")
 
 
 def test_two_processes_renew_a_token_that_is_good_once(tmp_path: Path, globus: GlobusService) -> None:
@@ -207,7 +207,7 @@ def test_logout_revokes_and_removes(tmp_path: Path, globus: GlobusService) -> No
     pair.a.run(0, "logout", "--dry-run")
     assert tokens(pair.a).exists()
     pair.a.run(0, "logout")
-    assert not tokens(pair.a).exists()
+    assert set(json.loads(tokens(pair.a).read_text())) == {"client", "person"}
     assert not any(globus.world.tokens[kept[key]].alive for key in ("secret", "access_token"))
     assert "'libtool login'" in pair.a.run(4, "whoami").err
     pair.a.run(0, "send-clone")
@@ -386,12 +386,13 @@ def test_without_a_secret_they_stop_soon_with_one_line(
         more = {"PYTHONPATH": str(tmp_path), "PYTHON_KEYRING_BACKEND": "hanging.Hanging"}
     ran, seconds = bare(pair.a, globus, command, **more)
     assert ran.code == 4 and len(ran.err.splitlines()) == 1 and ran.out == ""
-    assert "globus_client_secret" in ran.err and "'libtool login'" in ran.err
+    assert "globus_client_secret" in ran.err and "'libtool login --secret -'" in ran.err
     again, _ = bare(pair.a, globus, command, **more)
     assert again == Ran(4, "", "")  # told once
     with capsys.disabled():
         print(f"\n{command} without a secret, keyring {keyring}: exit code 4 after {seconds:.1f} s")
-    assert credentials.KEYRING_SECONDS <= 4
+    # The keyring takes nearly all of that, and is asked once; the rest is the start of a process.
+    assert seconds < credentials.KEYRING_SECONDS + 2 == 5
 
 
 # -- secrets ---------------------------------------------------------------------------------------------------------------

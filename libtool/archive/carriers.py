@@ -1,4 +1,4 @@
-"""The carriers and our stores: which collections are named, and whether they show the paths that we see."""
+"""The carriers and our stores: whether collections show the paths that we see."""
 
 from __future__ import annotations
 
@@ -6,21 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from libtool.archive.hands import Host
-from libtool.errors import CarrierBarred, CarrierBusy, CarrierRefused, CarrierUnknown, LibtoolError
+from libtool.errors import CarrierBarred, CarrierBusy, CarrierRefused, CarrierUnknown, LibtoolError, ServiceUnsafe
 from libtool.models.tables import Store as StoreRow
 
 _KIND = "globus"
-
-
-def collections(host: Host) -> list[str]:
-    """Every collection that the configuration names: that files are sent from, and that bring them to our stores."""
-    found = {host.settings.globus_local_endpoint_id}
-    for store in host.settings.add_stores:
-        options = store.asynchronous_transfer_manager_data.get(_KIND, {})
-        found.add(options.get("destination_endpoint") if options.get("available", True) else None)
-    for route in host.settings.routes.values():
-        found |= {route.get("src_id"), route.get("dst_id")} if isinstance(route, dict) else set()
-    return sorted(each for each in found if isinstance(each, str) and each)
 
 
 def check(host: Host) -> Iterator[dict[str, Any]]:
@@ -44,6 +33,8 @@ def check(host: Host) -> Iterator[dict[str, Any]]:
                     yield _look(mover, row.name, "staging", there, path, size)
             if local:
                 yield _look(mover, row.name, "store", local, *store.mark())
+        except ServiceUnsafe:
+            raise
         except LibtoolError as trouble:
             yield _row(row.name, "store", "", "", "no", trouble.text)
 

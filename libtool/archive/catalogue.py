@@ -8,7 +8,7 @@ from typing import Any
 
 from peewee import SQL, fn
 
-from libtool.archive import notices, runs
+from libtool.archive import notices, queue, runs
 from libtool.archive.hands import Host
 from libtool.models.base import among
 from libtool.models.tables import (
@@ -131,7 +131,7 @@ def waiting(limit: int) -> list[dict[str, Any]]:
                 "reason": row.reason,
             }
         )
-    return rows
+    return rows + queue.held(limit - len(rows)) if len(rows) < limit else rows
 
 
 def stuck(host: Host) -> int:

@@ -8,15 +8,15 @@ arrived, and what is not right comes back as an attempt that failed.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from peewee import fn
 
 from libtool import names
 from libtool.archive import attempts, notices, reporting
 from libtool.archive.hands import Budget, Host, Tally
-from libtool.archive.queue import TASK, Cargo, Carriers, Step, cargo, files_of, kind_of, subject
+from libtool.archive.queue import Cargo, Carriers, Step, cargo, files_of, subject
 from libtool.errors import CarrierBarred, CarrierBusy, CarrierUnknown, LibtoolError, ServiceUnsafe
 from libtool.models.base import among, writing
 from libtool.models.tables import Librarian, OutgoingTransfer, SendQueue, live, owing, waiting
@@ -28,62 +28,63 @@ STALLED = 4 * 3600.0
 #: Hitches that are told at once: they do not pass by themselves.
 _AT_ONCE = {Hitch.PAUSED, Hitch.PERSON, Hitch.SPACE}
 _OUT = OutgoingTransfer
+_IN_FLIGHT = SendQueue.status == QueueStatus.IN_FLIGHT
 
 
-@dataclass
 class Sweep:
-    """What one look at everything in flight found in its way: told once per destination, not once per task."""
+    """One look at everything in flight: which carriers answer, and what stands in the way of tasks."""
 
-    #: (destination's name, kind of notice) → what is told, how many tasks it is about, whether it is told at once.
-    found: dict[tuple[str, str], tuple[str, int, bool]] = field(default_factory=dict)
-    #: Destinations about which something could not be found out.
-    unknown: set[str] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.carriers = Carriers("asking", "submitting")
+        self.tasks = notices.Ledger("task")
+        #: Destinations about which something could not be found out.
+        self.unknown: set[str] = set()
 
-    def note(self, item: SendQueue, word: str, text: str, at_once: bool) -> None:
-        """One task has this trouble."""
-        key = (item.destination.name, kind_of(item.mover, word))
-        first, count, _ = self.found.get(key, (text, 0, at_once))
-        self.found[key] = (first, count + 1, at_once)
+    def note(self, item: SendQueue, word: str, text: str, *, at_once: bool = False) -> None:
+        """A task has this trouble."""
+        self.tasks.note(f"librarian {item.destination.name}", f"{item.mover} {word}", text, at_once=at_once)
 
-    def tell(self, host: Host, tally: Tally) -> None:
+    def settle(self, host: Host, tally: Tally) -> None:
         """Tell what is new, and what is over."""
-        for (name, kind), (text, count, at_once) in self.found.items():
-            more = f" (and {count - 1} more tasks)" if count > 1 else ""
-            notices.trouble(host, tally, f"librarian {name}", kind, text + more, at_once=at_once)
-        for fault in notices.standing():
-            name = fault.subject.removeprefix("librarian ")
-            if TASK in fault.kind and name not in self.unknown and (name, fault.kind) not in self.found:
-                notices.over(host, tally, fault.subject, fault.kind)
+        flying = {
+            f"librarian {row.name}"
+            for row in Librarian.select(Librarian.name).join(SendQueue).where(waiting(), _IN_FLIGHT).distinct()
+        }
+        for about in flying - {f"librarian {name}" for name in self.unknown}:
+            self.tasks.well(about)
+        self.tasks.settle(host, tally, lambda about: about not in flying, lambda about: host.settings.notice_after)
+        self.carriers.settle(host, tally, [QueueStatus.IN_FLIGHT])
 
 
 def check(host: Host, budget: Budget, tally: Tally, step: Step | None = None) -> None:
     """Ask the carriers about everything in flight, then tell every destination what has arrived there."""
-    carriers, sweep = Carriers(host, tally), Sweep()
-    flying = SendQueue.select(SendQueue.id).where(waiting(), SendQueue.status == QueueStatus.IN_FLIGHT)
-    for id in sorted(row.id for row in flying):
+    sweep = Sweep()
+    flying = [row.id for row in SendQueue.select(SendQueue.id).where(waiting(), _IN_FLIGHT)]
+    random.shuffle(flying)  # so that none is always the last when time is short or some are in trouble
+    for id in flying:
         item = SendQueue.get_by_id(id)
         mover = host.mover(item.mover)
         if not budget.left:
             sweep.unknown.add(item.destination.name)
-        elif mover is None or not carriers.open(item):
+        elif mover is None or not sweep.carriers.open(item):
             sweep.unknown.add(item.destination.name)
             tally.postponed += item.files
         else:
-            _look_at(host, item, mover, carriers, sweep, tally)
-    sweep.tell(host, tally)
+            _look_at(host, item, mover, sweep, tally)
+    sweep.settle(host, tally)
     _tend(host, tally)
     reporting.report(host, budget, tally, step)
 
 
-def _look_at(host: Host, item: SendQueue, mover: Mover, carriers: Carriers, sweep: Sweep, tally: Tally) -> None:
+def _look_at(host: Host, item: SendQueue, mover: Mover, sweep: Sweep, tally: Tally) -> None:
     """Learn about one item; whatever is the matter with it, the sweep goes on."""
     try:
         learn(host, item, mover, sweep, tally)
-        carriers.answered(item)
+        sweep.carriers.answered(item)
         notices.over(host, tally, subject(item), "check")
         return
     except (CarrierUnknown, CarrierBusy, CarrierBarred) as trouble:
-        carriers.trouble(item, trouble)
+        sweep.carriers.trouble(item, trouble, tally)
     except ServiceUnsafe:
         raise  # the configuration's matter, not the item's
     except LibtoolError as trouble:
@@ -116,12 +117,13 @@ def learn(host: Host, item: SendQueue, mover: Mover, sweep: Sweep, tally: Tally)
     files = files_of(item)
     if progress.stage is Stage.LOST:
         if progress.still < host.settings.globus_stuck_after:
-            sweep.note(item, "lost", f"{mover.kind} does not know the task of {subject(item)}", False)
+            sweep.note(item, "lost", f"{mover.kind} does not know the task of {subject(item)}")
             tally.postponed += item.files
             return
+        mover.cancel(ticket)  # in case it is there all the same
         outcomes = [ItemOutcome(Arrived.UNKNOWN)] * len(files)
     else:
-        outcomes = mover.outcomes(ticket, cargo(host, files))
+        outcomes = mover.outcomes(ticket, cargo(host, files, sources=False))
     _record(host, item, files, outcomes, progress, tally)
 
 
@@ -129,9 +131,7 @@ def _keep(item: SendQueue, old: Ticket, new: Ticket) -> Ticket:
     """Keep the ticket as the carrier wants it, when it changed."""
     if new != old:
         with writing("ticket kept"):
-            SendQueue.update(ticket=json.dumps(new)).where(
-                SendQueue.id == item.id, SendQueue.status == QueueStatus.IN_FLIGHT
-            ).execute()
+            SendQueue.update(ticket=json.dumps(new)).where(SendQueue.id == item.id, _IN_FLIGHT).execute()
     return new
 
 
@@ -141,17 +141,19 @@ def _look_after(
     """Tell what keeps a running task from going on, and stop it when it never will."""
     hitch = progress.hitch
     if hitch is not None:
-        sweep.note(item, hitch.value, progress.text, hitch in _AT_ONCE)
+        sweep.note(item, hitch.value, progress.text, at_once=hitch in _AT_ONCE)
         tally.postponed += item.files
         tally.person |= hitch is Hitch.PERSON
     elif progress.still >= STALLED:
         hours = progress.still / 3600
         text = f"nothing has moved in a task for {hours:.0f} hours{f' ({progress.text})' if progress.text else ''}"
-        sweep.note(item, "stalled", f"{text}. 'libtool status --tasks' names it", True)
+        sweep.note(item, "stalled", f"{text}. 'libtool status --tasks' names it", at_once=True)
         tally.postponed += item.files
     never = hitch is Hitch.FILE and progress.still >= host.settings.globus_stuck_after
     unwanted = not _OUT.select(_OUT.id).where(_OUT.queue == item.id, live(_OUT)).exists()
-    if never or unwanted:
+    if never:
+        ticket = _keep(item, ticket, {**ticket, "stopped": progress.text})
+    if never or unwanted or "stopped" in ticket:
         mover.cancel(ticket)  # its end is learnt like any other
 
 
@@ -190,7 +192,7 @@ def _record(
 def plan() -> Iterator[str]:
     """What a run would ask about and report, a line each."""
     flying = SendQueue.select(SendQueue, Librarian).join(Librarian)
-    for row in flying.where(waiting(), SendQueue.status == QueueStatus.IN_FLIGHT).order_by(SendQueue.id):
+    for row in flying.where(waiting(), _IN_FLIGHT).order_by(SendQueue.id):
         yield f"item {row.id}: ask {row.mover} about {row.files} files to {row.destination.name}"
     owed = _OUT.select(Librarian.name, fn.COUNT(_OUT.id)).join(Librarian).where(owing(_OUT))
     for name, count in owed.group_by(Librarian.name).tuples():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 from libtool.archive.hands import Host, Tally
@@ -42,7 +43,8 @@ def over(host: Host, tally: Tally, subject: str, kind: str) -> None:
         gone = Fault.delete().where(Fault.id == fault.id).execute()
     if gone and fault.told_time is not None:
         lasted = show_span((host.now() - fault.first_time).total_seconds())
-        tally.lines.append(f"{subject}: over after {lasted}: {fault.text}")
+        what = fault.text.partition(". ")[0]  # what to do about it is of no use any more
+        tally.lines.append(f"{subject}: over after {lasted}: {what}")
 
 
 def forget(subject: str) -> None:
@@ -52,11 +54,55 @@ def forget(subject: str) -> None:
             Fault.delete().where(Fault.subject == subject).execute()
 
 
-def stands(subject: str, kind: str) -> bool:
-    """Whether ``subject`` has this trouble now."""
-    return bool(Fault.select().where(Fault.subject == subject, Fault.kind == kind).exists())
+def stands(subject: str, kind: str, *, told: bool = False) -> bool:
+    """Whether ``subject`` has this trouble now (and it was told)."""
+    fault = Fault.get_or_none(subject=subject, kind=kind)
+    return fault is not None and not (told and fault.told_time is None)
 
 
 def standing() -> list[Fault]:
     """All troubles that have not ended, the oldest first."""
     return list(Fault.select().order_by(Fault.first_time))
+
+
+class Ledger:
+    """What stood in the way of one run, told at its end: once per subject and kind, however many items it is about.
+
+    The kinds of one ledger begin with its ``mark``. A trouble is over when the run found its subject well, or nothing is
+    left that it could be about (``gone``), and it was not met for ``patience`` seconds: some come and go by the minute.
+    """
+
+    def __init__(self, mark: str, sibling: str = "") -> None:
+        self._mark, self._sibling = f"{mark} ", f"{sibling} " if sibling else ""
+        self._found: dict[tuple[str, str], tuple[str, int, bool]] = {}
+        self._well: set[str] = set()
+
+    def note(self, subject: str, word: str, text: str, *, at_once: bool = False) -> None:
+        """One item of this subject has this trouble."""
+        first, count, _ = self._found.get((subject, word), (text, 0, at_once))
+        self._found[subject, word] = (first, count + 1, at_once)
+
+    def well(self, subject: str) -> None:
+        """Something worked."""
+        self._well.add(subject)
+
+    def settle(
+        self,
+        host: Host,
+        tally: Tally,
+        gone: Callable[[str], bool],
+        patience: Callable[[str], float] = lambda subject: 0.0,
+    ) -> None:
+        """Tell what is new and what is over. What the sibling of this ledger has told already is not told again."""
+        for (subject, word), (text, count, at_once) in self._found.items():
+            if self._sibling and stands(subject, self._sibling + word, told=True):
+                continue
+            more = f" (and {count - 1} more)" if count > 1 else ""
+            trouble(host, tally, subject, self._mark + word, text + more, at_once=at_once)
+        for fault in standing():
+            word = fault.kind.removeprefix(self._mark)
+            if word == fault.kind or (fault.subject, word) in self._found:
+                continue
+            silent = (host.now() - fault.last_time).total_seconds()
+            if gone(fault.subject) or (fault.subject in self._well and silent >= patience(fault.subject)):
+                over(host, tally, fault.subject, fault.kind)

@@ -25,8 +25,6 @@ from libtool.units import show_time
 
 #: How long an item waits after its carrier refused it.
 REFUSED_WAIT = timedelta(minutes=5)
-#: What the kinds of notices about running tasks have in common.
-TASK = " task "
 _OUT = OutgoingTransfer
 #: Told how many files were just dealt with.
 Step = Callable[[int], None]
@@ -43,21 +41,21 @@ class Cargo(NamedTuple):
     kind: int
 
 
-def files_of(item: SendQueue) -> list[Cargo]:
-    """The files of an item whose transfers are live, in order."""
+def files_of(item: SendQueue, *, ended: bool = False) -> list[Cargo]:
+    """The files of an item whose transfers are live (with ``ended``: all of them), in order."""
     columns = (_OUT.id, _OUT.store, _OUT.staging_location, File.name, File.size, File.kind)
-    query = _OUT.select(*columns).join(File).where(_OUT.queue == item.id, live(_OUT)).order_by(_OUT.id)
+    mine = _OUT.queue == item.id
+    query = _OUT.select(*columns).join(File).where(mine if ended else mine & live(_OUT)).order_by(_OUT.id)
     return [Cargo(*row) for row in raw_rows(query)]
 
 
-def cargo(host: Host, files: Sequence[Cargo]) -> list[Item]:
-    """What a carrier must know of them."""
-    stores = {
-        row.id: host.store(row) for row in StoreRow.select().where(among(StoreRow.id, {each.store for each in files}))
-    }
+def cargo(host: Host, files: Sequence[Cargo], *, sources: bool = True) -> list[Item]:
+    """What a carrier must know of them; without ``sources`` no store is needed, as when they were sent long ago."""
+    wanted = {each.store for each in files} if sources else set()
+    stores = {row.id: host.store(row) for row in StoreRow.select().where(among(StoreRow.id, wanted))}
     return [
         Item(
-            stores[each.store].path(each.name),
+            stores[each.store].path(each.name) if sources else "",
             each.staging_location,
             each.kind == FileKind.DIRECTORY,
             each.size,
@@ -67,8 +65,9 @@ def cargo(host: Host, files: Sequence[Cargo]) -> list[Item]:
     ]
 
 
-def end(host: Host, item: SendQueue, status: QueueStatus, reason: str | None) -> None:
-    """Close an item; transfers of it that are still live become failed attempts."""
+def end(host: Host, item: SendQueue, status: QueueStatus, reason: str | None, *, again: datetime | None = None) -> None:
+    """Close an item; transfers of it that are still live become failed attempts, or with ``again`` none of theirs, and
+    are due then."""
     with writing("queue item ended"):
         left = [
             row.id
@@ -77,11 +76,35 @@ def end(host: Host, item: SendQueue, status: QueueStatus, reason: str | None) ->
             )
         ]
         if left:
-            attempts.fail(dict.fromkeys(left, reason or "its task ended without it"), host.now(), tell=True)
-        SendQueue.update(status=status, end_time=host.now(), reason=reason).where(
+            reasons = dict.fromkeys(left, reason or "its task ended without it")
+            attempts.fail(reasons, host.now(), tell=True, counts=again is None, again=again)
+        SendQueue.update(status=status, end_time=host.now(), reason=attempts.brief(reason) if reason else None).where(
             SendQueue.id == item.id, waiting()
         ).execute()
     notices.forget(subject(item))
+
+
+def release(host: Host, destination: Librarian, before: datetime | None = None) -> int:
+    """End the items of a destination that wait because of some trouble (and were made before a time): their files are
+    staged anew, with what the destination says now. Returns how many files that frees."""
+    held = SendQueue.select().where(
+        waiting(),
+        SendQueue.destination == destination.id,
+        SendQueue.status == QueueStatus.QUEUED,
+        SendQueue.reason.is_null(False),
+    )
+    freed = 0
+    for item in list(held if before is None else held.where(SendQueue.create_time < before)):
+        freed += len(files_of(item))
+        end(host, item, QueueStatus.FAILED, f"it is staged anew: {item.reason}", again=host.now())
+    return freed
+
+
+def remember(item: SendQueue, why: str | None) -> None:
+    """Keep why an item waits, for who asks; it is tried after the others then."""
+    if item.reason != (why and attempts.brief(why)):
+        with writing("reason"):
+            SendQueue.update(reason=why and attempts.brief(why)).where(SendQueue.id == item.id, waiting()).execute()
 
 
 def split(item: SendQueue, now: datetime) -> bool:
@@ -116,42 +139,58 @@ def subject(item: SendQueue) -> str:
     return f"queue item {item.id}"
 
 
-def kind_of(mover: str, word: str) -> str:
-    """The kind of a notice about tasks that are under way to one destination."""
-    return f"{mover}{TASK}{word}"
+#: Troubled items of one destination that one run tries before it leaves that destination alone.
+TRIED = 3
 
 
 class Carriers:
-    """Which carriers cannot be used in this run, and to whom: one that does not answer is asked once."""
+    """Which carriers cannot be used in this run, and to whom: what does not answer at all is asked once."""
 
-    def __init__(self, host: Host, tally: Tally) -> None:
-        self._host, self._tally = host, tally
-        self._closed: set[tuple[str, int | None]] = set()
-        self._well: set[tuple[str, int]] = set()
+    def __init__(self, deed: str, sibling: str) -> None:
+        self._deed = deed
+        self.ledger = notices.Ledger(deed, sibling)
+        self._closed: set[tuple[str, str]] = set()
+        self._failed: dict[tuple[str, str], int] = {}
 
     def open(self, item: SendQueue) -> bool:
-        """Whether the item's carrier may be used for its destination."""
-        return not {(item.mover, None), (item.mover, item.destination_id)} & self._closed
+        """Whether the item's carrier may be used for what its destination offers."""
+        return not {(item.mover, ""), (item.mover, item.provider)} & self._closed
 
     def answered(self, item: SendQueue) -> None:
         """The item's carrier works, for this destination, too."""
-        if (item.mover, item.destination_id) in self._well:
-            return
-        self._well.add((item.mover, item.destination_id))
-        for word in ("unknown", "busy", "person"):
-            notices.over(self._host, self._tally, f"carrier {item.mover}", word)
-            notices.over(self._host, self._tally, f"librarian {item.destination.name}", f"{item.mover} {word}")
+        self.ledger.well(f"carrier {item.mover}")
+        self.ledger.well(f"librarian {item.destination.name}")
 
-    def trouble(self, item: SendQueue, trouble: CarrierUnknown | CarrierBusy | CarrierBarred) -> None:
-        """Note that the item's carrier cannot be used, and do not ask it again in this run."""
+    def trouble(self, item: SendQueue, trouble: CarrierUnknown | CarrierBusy | CarrierBarred, tally: Tally) -> None:
+        """Note that the item's carrier cannot be used now."""
         everywhere = trouble.facts.get("everywhere", True)
-        self._closed.add((item.mover, None if everywhere else item.destination_id))
+        key = (item.mover, "" if everywhere else item.provider)
+        self._failed[key] = self._failed.get(key, 0) + 1
+        if everywhere or self._failed[key] >= TRIED:
+            self._closed.add(key)
         person = isinstance(trouble, CarrierBarred)
-        word = "person" if person else "busy" if isinstance(trouble, CarrierBusy) else "unknown"
+        word = str(trouble.facts.get("cause") or ("busy" if isinstance(trouble, CarrierBusy) else "unknown"))
+        text = trouble.text.removeprefix("the carrier ")
         about = f"carrier {item.mover}" if everywhere else f"librarian {item.destination.name}"
-        kind = word if everywhere else f"{item.mover} {word}"
-        notices.trouble(self._host, self._tally, about, kind, trouble.text, at_once=person)
-        self._tally.person |= person
+        if everywhere:
+            text = text.removeprefix(f"{item.mover} ")
+        self.ledger.note(about, word, text, at_once=person)
+        tally.person |= person
+        tally.details.append(f"{about}: {text}")
+
+    def settle(self, host: Host, tally: Tally, states: Sequence[QueueStatus]) -> None:
+        """Tell what is new and what is over; ``states`` are those in which an item is dealt with by this deed."""
+
+        def gone(about: str) -> bool:
+            who, _, name = about.partition(" ")
+            left = SendQueue.select().join(Librarian).where(waiting(), SendQueue.status << states)
+            mine = Librarian.name == name if who == "librarian" else SendQueue.mover == name
+            return not left.where(mine).exists()
+
+        def patience(about: str) -> float:
+            return float(host.settings.notice_after) if about.startswith("librarian ") else 0.0
+
+        self.ledger.settle(host, tally, gone, patience)
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------
@@ -188,3 +227,21 @@ def tasks(limit: int) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def held(limit: int) -> list[dict[str, Any]]:
+    """Files in items that wait because of some trouble."""
+    rows = (
+        _OUT.select(File.name, Librarian.name, SendQueue.reason)
+        .join(File)
+        .switch(_OUT)
+        .join(SendQueue)
+        .join(Librarian)
+        .where(waiting(), SendQueue.reason.is_null(False), live(_OUT))
+        .order_by(_OUT.id)
+        .limit(limit)
+    )
+    return [
+        {"name": name, "destination": destination, "attempts": 0, "next": "next run", "reason": reason}
+        for name, destination, reason in rows.tuples()
+    ]

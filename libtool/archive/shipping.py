@@ -8,126 +8,154 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 
 from peewee import fn
 
 from libtool import names
 from libtool.archive import attempts, librarians, notices
 from libtool.archive.hands import Budget, Host, Tally
-from libtool.archive.queue import REFUSED_WAIT, Cargo, Carriers, Step, cargo, end, files_of, kind_of, split, subject
+from libtool.archive.queue import (
+    REFUSED_WAIT,
+    Cargo,
+    Carriers,
+    Step,
+    cargo,
+    end,
+    files_of,
+    release,
+    remember,
+    split,
+    subject,
+)
 from libtool.errors import CarrierBarred, CarrierBusy, CarrierRefused, CarrierUnknown, StoreUnavailable
-from libtool.models.base import writing
-from libtool.models.tables import Librarian, SendQueue, waiting
+from libtool.models.base import raw_rows, writing
+from libtool.models.tables import Librarian, OutgoingTransfer, SendQueue, live, waiting
 from libtool.models.tables import Store as StoreRow
 from libtool.movers.base import Hitch, Mover
 from libtool.states import FileKind, QueueStatus
 
+#: After this time an item that waits because of some trouble is staged anew: what its destination said may be outdated.
+TOO_LONG = timedelta(days=1)
+
 
 def consume(host: Host, budget: Budget, tally: Tally, step: Step | None = None) -> None:
     """Ship what is queued: one item of each destination in turn, at most M asynchronous tasks in flight."""
-    carriers = Carriers(host, tally)
+    carriers = Carriers("submitting", "asking")
+    slots = Slots(host)
+    for destination in Librarian.select():
+        release(host, destination, host.now() - TOO_LONG)
     for item in _in_turn(host, budget):
         mover = host.mover(item.mover)
+        fresh = item.status is QueueStatus.QUEUED
         if mover is None:
             tally.postponed += 1
             text = f"queue item {item.id} needs the carrier '{item.mover}', which this node does not have (any more)"
             notices.trouble(host, tally, subject(item), "carrier", text, at_once=True)
-            continue
-        if not carriers.open(item) or (item.status is QueueStatus.QUEUED and _held(host, item, mover)):
+        elif not carriers.open(item) or (fresh and _held(item, mover)):
             tally.postponed += item.files
-            continue
-        if mover.asynchronous and item.status is QueueStatus.QUEUED and _full(host):
-            continue
-        shipped = ship(host, item, mover, carriers, tally)
-        if step is not None:
-            step(shipped)
+        elif not (mover.asynchronous and fresh and slots.full(item)):
+            shipped = ship(host, item, mover, carriers, tally)
+            slots.count()
+            if step is not None:
+                step(shipped)
+    carriers.settle(host, tally, [QueueStatus.QUEUED, QueueStatus.SUBMITTING])
 
 
 def _in_turn(host: Host, budget: Budget) -> Iterator[SendQueue]:
-    """Items to ship, taking destinations in turn; each item at most once in a run."""
-    seen: dict[int, int] = {}
-    destinations = librarians.shuffled(Librarian.select())
-    while budget.left:
-        heads = []
-        for destination in destinations:
-            condition = (
-                (SendQueue.destination == destination.id)
-                & (SendQueue.id > seen.get(destination.id, 0))
-                & waiting()
-                & (SendQueue.not_before.is_null() | (SendQueue.not_before <= host.now()))
-            )
-            # What is being submitted must be carried through; new items only go to enabled destinations.
-            allowed = [QueueStatus.SUBMITTING]
-            if destination.transfers_enabled and not destination.removed:
-                allowed.append(QueueStatus.QUEUED)
-            head = SendQueue.select().where(condition, SendQueue.status << allowed).order_by(SendQueue.id).first()
-            if head is not None:
-                seen[destination.id] = head.id
-                heads.append(head)
-        if not heads:
-            return
-        for head in heads:
-            if budget.left:
-                yield head
+    """Items to ship, taking destinations in turn; each item at most once in a run, those in trouble last."""
+    lines: list[list[int]] = []
+    for destination in librarians.shuffled(Librarian.select()):
+        # What is being submitted must be carried through; new items only go to enabled destinations.
+        allowed = [QueueStatus.SUBMITTING]
+        if destination.transfers_enabled and not destination.removed:
+            allowed.append(QueueStatus.QUEUED)
+        due = SendQueue.not_before.is_null() | (SendQueue.not_before <= host.now())
+        query = SendQueue.select(SendQueue.id).where(
+            SendQueue.destination == destination.id, waiting(), SendQueue.status << allowed, due
+        )
+        ids = [id for (id,) in raw_rows(query.order_by(SendQueue.reason.is_null(False), SendQueue.id))]
+        lines.append(ids[::-1])
+    while lines := [line for line in lines if line]:
+        for line in lines:
+            if not budget.left:
+                return
+            item = SendQueue.get_or_none(SendQueue.id == line.pop())
+            if item is not None and item.status < QueueStatus.IN_FLIGHT:
+                yield item
 
 
-def _full(host: Host) -> bool:
-    """Whether as many asynchronous tasks were submitted (perhaps) and are not final as may be."""
-    flying = (
-        SendQueue.select(SendQueue.mover, fn.COUNT(SendQueue.id))
-        .where(SendQueue.status << [QueueStatus.SUBMITTING, QueueStatus.IN_FLIGHT], waiting())
-        .group_by(SendQueue.mover)
-    )
-    count = sum(n for kind, n in flying.tuples() if (mover := host.mover(kind)) is None or mover.asynchronous)
-    return bool(count >= host.settings.max_async_inflight_transfers)
+class Slots:
+    """The asynchronous tasks that may be in flight: at most M, and one destination never has them all when there are
+    others, so that one which is paused does not hold them up."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._most = int(host.settings.max_async_inflight_transfers)
+        used = fn.EXISTS(SendQueue.select(SendQueue.id).where(SendQueue.destination == Librarian.id))
+        destinations = Librarian.select().where(Librarian.transfers_enabled, ~Librarian.removed, used).count()
+        self._share = self._most - self._most // 4 if destinations > 1 else self._most
+        self.count()
+
+    def count(self) -> None:
+        """Count what was submitted (perhaps) and is not final."""
+        flying = (
+            SendQueue.select(SendQueue.mover, SendQueue.destination, fn.COUNT(SendQueue.id))
+            .where(SendQueue.status << [QueueStatus.SUBMITTING, QueueStatus.IN_FLIGHT], waiting())
+            .group_by(SendQueue.mover, SendQueue.destination)
+        )
+        self._taken: dict[int, int] = {}
+        for kind, destination, count in flying.tuples():
+            mover = self._host.mover(kind)
+            if mover is None or mover.asynchronous:
+                self._taken[destination] = self._taken.get(destination, 0) + count
+
+    def full(self, item: SendQueue) -> bool:
+        """Whether no further task may go to the item's destination."""
+        mine = self._taken.get(item.destination_id, 0)
+        return sum(self._taken.values()) >= self._most or mine >= max(1, self._share)
 
 
-def _held(host: Host, item: SendQueue, mover: Mover) -> bool:
+def _held(item: SendQueue, mover: Mover) -> bool:
     """Whether a task to the same destination has found no space there: then nothing new is sent to it."""
     return mover.asynchronous and notices.stands(
-        f"librarian {item.destination.name}", kind_of(mover.kind, Hitch.SPACE.value)
+        f"librarian {item.destination.name}", f"task {mover.kind} {Hitch.SPACE.value}"
     )
 
 
 def ship(host: Host, item: SendQueue, mover: Mover, carriers: Carriers, tally: Tally) -> int:
     """Ship one item; returns how many of its files are on their way."""
     provider = json.loads(item.provider)
-    fresh = item.status is QueueStatus.QUEUED
     try:
-        files = files_of(item)
-        if fresh:
-            files = _sort_out_unreadable(host, files, tally)
-        if not files and fresh:
-            end(host, item, QueueStatus.COMPLETED, "nothing is left of it")
-            return 0
-        if fresh:
+        if item.status is QueueStatus.QUEUED:
+            files = _sort_out_unreadable(host, files_of(item), tally)
+            if not files:
+                end(host, item, QueueStatus.COMPLETED, "nothing is left of it")
+                return 0
             ticket = mover.prepare(provider, f"libtool {host.settings.name} {item.id}")
-            if not _claim(host, item, ticket):
+            if not _claim(item, ticket):
                 return 0
         else:
-            ticket = json.loads(item.ticket)
+            # It may have been taken before: the very same is submitted again, whatever ended of it meanwhile.
+            files, ticket = files_of(item, ended=True), json.loads(item.ticket)
         ticket = mover.submit(provider, ticket, cargo(host, files))
     except StoreUnavailable as trouble:
         tally.postponed += item.files
         notices.trouble(host, tally, "the queue", "store", trouble.text)
         return 0
-    except CarrierUnknown as trouble:
+    except (CarrierUnknown, CarrierBusy, CarrierBarred) as trouble:
+        # With a ticket it keeps it: no answer proves that an earlier try of the same submission was not taken.
         tally.postponed += item.files
-        carriers.trouble(item, trouble)
-        return 0
-    except (CarrierBusy, CarrierBarred) as trouble:
-        tally.postponed += item.files
-        carriers.trouble(item, trouble)
-        if fresh:  # an item that was tried before may have been taken then: it keeps its ticket
-            _unclaim(item)
+        carriers.trouble(item, trouble, tally)
+        remember(item, trouble.reason)
         return 0
     except CarrierRefused as trouble:
-        _refused(host, item, trouble, tally)
+        _refused(host, item, trouble, carriers, tally)
         return 0
     with writing("shipped"):
-        SendQueue.update(status=QueueStatus.IN_FLIGHT, ticket=json.dumps(ticket), submit_time=host.now()).where(
-            SendQueue.id == item.id, SendQueue.status == QueueStatus.SUBMITTING
-        ).execute()
+        SendQueue.update(
+            status=QueueStatus.IN_FLIGHT, ticket=json.dumps(ticket), submit_time=host.now(), reason=None
+        ).where(SendQueue.id == item.id, SendQueue.status == QueueStatus.SUBMITTING).execute()
     carriers.answered(item)
     notices.over(host, tally, "the queue", "store")
     tally.done += len(files)
@@ -156,43 +184,49 @@ def _sort_out_unreadable(host: Host, files: list[Cargo], tally: Tally) -> list[C
     return [each for each in files if each.id not in bad]
 
 
-def _claim(host: Host, item: SendQueue, ticket: object) -> bool:
-    """Write the ticket down; False when another run was faster."""
+def _claim(item: SendQueue, ticket: object) -> bool:
+    """Write the ticket down, and from now on the item is just its live files; False when another run was faster."""
     with writing("ticket"):
-        return bool(
+        claimed = (
             SendQueue.update(status=QueueStatus.SUBMITTING, ticket=json.dumps(ticket))
             .where(SendQueue.id == item.id, SendQueue.status == QueueStatus.QUEUED)
             .execute()
         )
+        if claimed:
+            OutgoingTransfer.update(queue=None).where(
+                OutgoingTransfer.queue == item.id, ~live(OutgoingTransfer)
+            ).execute()
+    return bool(claimed)
 
 
-def _unclaim(item: SendQueue) -> None:
-    """Its carrier surely did not take it: the item waits as before."""
-    with writing("ticket withdrawn"):
-        SendQueue.update(status=QueueStatus.QUEUED, ticket=None).where(
-            SendQueue.id == item.id, SendQueue.status == QueueStatus.SUBMITTING
-        ).execute()
-
-
-def _refused(host: Host, item: SendQueue, trouble: CarrierRefused, tally: Tally) -> None:
+def _refused(host: Host, item: SendQueue, trouble: CarrierRefused, carriers: Carriers, tally: Tally) -> None:
     """A submission that surely did not happen: tried again a few times, then its files get new attempts."""
-    if trouble.facts.get("too_large") and split(item, host.now()):
-        tally.postponed += item.files
+    tally.postponed += item.files
+    if trouble.facts.get("divide") and split(item, host.now()):
+        return
+    about = f"librarian {item.destination.name}"
+    carriers.ledger.note(about, "astray" if trouble.facts.get("astray") else "refused", trouble.text, at_once=True)
+    if trouble.facts.get("astray"):
+        end(host, item, QueueStatus.FAILED, trouble.reason, again=host.now() + attempts.FIRST_DELAY)
         return
     item = SendQueue.get_by_id(item.id)
     if item.retries < host.settings.max_async_send_retries:
         with writing("refused"):
             SendQueue.update(
                 status=QueueStatus.QUEUED,
+                ticket=None,
                 retries=item.retries + 1,
                 not_before=host.now() + REFUSED_WAIT,
-                reason=trouble.reason,
+                reason=attempts.brief(trouble.reason),
             ).where(SendQueue.id == item.id, waiting()).execute()
-        tally.postponed += item.files
-        tally.lines.append(f"queue item {item.id}: {trouble.text}")
         return
+    called = [names.shown(each.name) for each in files_of(item)]
     end(host, item, QueueStatus.FAILED, trouble.reason)
-    tally.problem(f"queue item {item.id} was given up after {item.retries + 1} submissions: {trouble.text}", item.files)
+    what = f"'{called[0]}'" if len(called) == 1 else f"{len(called)} files"
+    tally.postponed -= item.files
+    tally.problem(
+        f"{what} for {item.destination.name}: given up after {item.retries + 1} submissions: {trouble.text}", item.files
+    )
 
 
 def plan() -> Iterator[str]:

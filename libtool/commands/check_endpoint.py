@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from libtool.archive import carriers
+from libtool.commands.login import announce
 from libtool.commands.words import Frame, dry_run, pass_frame, show, with_format
 from libtool.errors import PersonNeeded
 
@@ -20,7 +21,7 @@ def check_endpoint(frame: Frame, dry_run: bool) -> int:
     code 0 when all do, 3 when one does not or could not be asked, 4 when a person must log in or permit something.
     """
     with frame.open() as node:
-        named = carriers.collections(node)
+        named = node.settings.collections
         if not named:
             raise PersonNeeded(
                 why="the configuration names no collection",
@@ -30,9 +31,7 @@ def check_endpoint(frame: Frame, dry_run: bool) -> int:
             for collection in named:
                 print(f"would look for markers through collection {collection}")
             return 0
-        identity = node.identity()
-        if identity.service:
-            frame.tell(f"note: Globus is at {identity.service} (set by the environment)")
+        announce(frame, node)
         rows = list(carriers.check(node))
     show(frame, rows, ["store", "what", "same", "collection", "path", "why"])
     answers = {row["same"] for row in rows}

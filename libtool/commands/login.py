@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from libtool import credentials
-from libtool.archive import carriers
 from libtool.commands.words import Frame, dry_run, pass_frame
 from libtool.errors import PersonNeeded, SecretMissing
+
+if TYPE_CHECKING:
+    from libtool.node import Node
 
 
 @click.command()
@@ -24,7 +27,7 @@ from libtool.errors import PersonNeeded, SecretMissing
 @click.option(
     "--code",
     metavar="REFERENCE",
-    help="Where the code comes from; '-' reads it from standard input. Without it a terminal asks.",
+    help="Where the codes come from; '-' reads a line of standard input for each visit. Without it a terminal asks.",
 )
 @click.option(
     "--secret",
@@ -38,21 +41,28 @@ def login(
     frame: Frame, more: tuple[str, ...], code: str | None, secret: str | None, keyring: bool, dry_run: bool
 ) -> None:
     """Log in to Globus: a person visits an address and types a code; a service account's secret is tried out."""
+    for collection in more:
+        if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", collection):
+            raise click.UsageError(f"--collection {collection} is no id of a collection")
     with frame.open() as node:
         identity = node.identity()
-        collections = sorted({*carriers.collections(node), *more})
+        for given, name, person in ((secret, "--secret", False), (code, "--code", True), (keyring, "--keyring", True)):
+            if given and identity.person is not person:
+                whose = "a person" if person else "a service account"
+                now = str(not person).lower()
+                raise click.UsageError(f"{name} belongs to {whose}, and globus_client_native_app is {now}")
+        collections = sorted({*node.settings.collections, *more})
         if dry_run:
             kind = "a person" if identity.person else "a service account"
             print(f"would log in as {kind} of the application {identity.client}")
             for collection in collections:
                 print(f"would ask for consent where collection {collection} needs it")
             return
-        if identity.service:
-            frame.tell(f"note: Globus is at {identity.service} (set by the environment)")
+        announce(frame, node)
         if identity.person:
 
-            def ask(address: str) -> str:
-                return _ask(frame, address, code)
+            def ask(address: str, why: str) -> str:
+                return _ask(frame, address, why, code)
 
             lines = identity.login(ask, collections, label=f"libtool {node.settings.name}"[:100], keyring=keyring)
         else:
@@ -61,14 +71,22 @@ def login(
         frame.say(line)
 
 
-def _ask(frame: Frame, address: str, code: str | None) -> str:
+def announce(frame: Frame, node: Node) -> None:
+    """Say what a person at the terminal might not know."""
+    if service := node.identity().service:
+        frame.say(f"note: Globus is at {service} (set by the environment)")
+    if not node.settings.globus_enable:
+        frame.say("note: globus_enable is not true, so no task here uses Globus")
+
+
+def _ask(frame: Frame, address: str, why: str, code: str | None) -> str:
     """Show the address and get the code: from a terminal, or from where ``--code`` says."""
     if code is None and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise PersonNeeded(
             why="logging in needs a terminal, where an address is shown and a code is typed",
             how="Run 'libtool login' there, or give --code - to read the code from standard input.",
         )
-    frame.tell("Visit this address, log in, and copy the code that it shows:")
+    frame.tell(f"{why}Visit this address, log in, and copy the code that it shows:")
     print(address, file=sys.stderr, flush=True)  # as it is: people copy it
     if code is None:
         return str(click.prompt("code", err=True)).strip()
@@ -79,11 +97,18 @@ def _secret(frame: Frame, identity: Any, given: str | None) -> str | None:
     """A service account's secret that is to be kept; None when there is one already."""
     if given is not None:
         found, literal = credentials.resolve(given, "globus_client_secret")
+        if not found.strip():
+            raise PersonNeeded(
+                why="no secret came; what is kept is unchanged", how="Run 'libtool login --secret -' and paste it."
+            )
         if literal:
             frame.tell("warning: the secret is in the shell's history and was in the process list; better give '-'")
-        return found
+        return found.strip()
     try:
-        identity.tokens.secret()
+        if identity.tokens.read(mend=True).get("logged_out"):
+            identity.tokens.elsewhere()
+        else:
+            identity.tokens.secret()
     except SecretMissing as missing:
         if sys.stdin.isatty() and sys.stderr.isatty():
             return str(click.prompt("client secret", hide_input=True, err=True)).strip()

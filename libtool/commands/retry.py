@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from libtool.archive import attempts, librarians
+from libtool.archive import attempts, librarians, queue
 from libtool.commands.words import Frame, dry_run, pass_frame
 from libtool.errors import Refused
 from libtool.names import shown
@@ -22,7 +22,8 @@ def retry(frame: Frame, librarian: str, file: str | None, dry_run: bool) -> None
         if dry_run:
             print(f"{attempts.held(destination, file)} files would be tried again at {librarian}")
             return
-        freed = attempts.free(destination, file, node.now())
+        freed = queue.release(node, destination) if file is None else 0
+        freed += attempts.free(destination, file, node.now())
         if file is not None and not freed:
             raise Refused(
                 why=f"'{shown(file)}' does not wait for {librarian}", how="'libtool status' shows how many do."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from libtool.archive import places
@@ -34,6 +36,9 @@ def setup(frame: Frame, accepted: tuple[str, ...], dry_run: bool) -> None:
         for name in new:
             frame.say(f"made the store {name}")
         frame.say(f"librarian {node.settings.name} is ready, its catalogue is {node.database.database}")
+        for each in node.settings.collections:
+            if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", each):
+                frame.say(f"warning: '{each}' is no id of a Globus collection; nothing can be sent with it")
         if node.settings.ignored:
             frame.say(f"ignored in {node.settings.file}: {', '.join(node.settings.ignored)}")
 

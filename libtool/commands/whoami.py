@@ -6,6 +6,7 @@ import json
 
 import click
 
+from libtool.commands.login import announce
 from libtool.commands.words import Frame, pass_frame, with_format
 
 
@@ -16,8 +17,7 @@ def whoami(frame: Frame) -> None:
     """Show which identity this node has at Globus and where its secret was found, and prove it by asking there."""
     with frame.open() as node:
         identity = node.identity()
-        if identity.service:
-            frame.tell(f"note: Globus is at {identity.service} (set by the environment)")
+        announce(frame, node)
         found = identity.facts()
     if frame.format == "json":
         print(json.dumps(found, indent=2, ensure_ascii=False))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
 
-#: A carrier's own memory of one task: a JSON object, kept in the queue item, given back at every call.
+#: A carrier's own memory of one task: a JSON object, kept in the queue item, given back at every call. ``stopped`` is
+#: put into it by the archive: why it is about to cancel the task.
 Ticket = dict[str, Any]
 
 

@@ -11,14 +11,23 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import globus_sdk
 from globus_sdk import transport
 from globus_sdk.scopes import TransferScopes
 
-from libtool.errors import CarrierBarred, CarrierBusy, CarrierUnknown, SecretMissing, SecretUnsafe, ServiceUnsafe
+from libtool.errors import (
+    CarrierBarred,
+    CarrierBusy,
+    CarrierUnknown,
+    LockTaken,
+    SecretMissing,
+    SecretUnsafe,
+    ServiceUnsafe,
+)
 from libtool.seams import seam
 
 KIND = "globus"
@@ -28,9 +37,12 @@ TRANSFER_SERVER = "transfer.api.globus.org"
 SERVICE_URLS = ("GLOBUS_SDK_SERVICE_URL_AUTH", "GLOBUS_SDK_SERVICE_URL_TRANSFER")
 #: Longest silence of the service, in seconds.
 TIMEOUT = 30.0
+#: Collections whose data one login consents to at most.
+MOST_CONSENTS = 100
 #: Longest time that the service may ask us to wait, in seconds.
 LONGEST_WAIT = 3600.0
 _LOGIN = "Run 'libtool login'."
+T = TypeVar("T")
 
 
 class Definite(Exception):
@@ -39,6 +51,11 @@ class Definite(Exception):
     def __init__(self, status: int, code: str, why: str) -> None:
         super().__init__(why)
         self.status, self.code, self.why = status, code, why
+
+    @property
+    def not_found(self) -> bool:
+        """Whether the service itself said that there is no such thing; a proxy's error page says nothing."""
+        return "NotFound" in self.code
 
 
 class Access:
@@ -52,27 +69,28 @@ class Access:
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
-    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the SDK's TransferClient; raises CarrierUnknown, CarrierBusy, CarrierBarred or Definite."""
-        return self._asking(lambda client: _sound(getattr(client, method)(*arguments, **options)))
+    def call(self, method: str, *arguments: Any, read: Callable[[Any], T], **options: Any) -> T:
+        """Call a method of the SDK's TransferClient and ``read`` its answer, which may turn out to be no answer.
 
-    def pages(self, method: str, task: str) -> Iterable[Mapping[str, Any]]:
+        Raises CarrierUnknown, CarrierBusy, CarrierBarred or Definite.
+        """
+        return self._asking(lambda client: read(_sound(getattr(client, method)(*arguments, **options))))
+
+    def pages(self, method: str, task: str) -> list[Mapping[str, Any]]:
         """All entries of a list about a task, however many pages it has; nothing when one page cannot be had."""
 
-        def collect(client: globus_sdk.TransferClient) -> list[Any]:
-            found: list[Any] = []
+        def collect(client: globus_sdk.TransferClient) -> list[Mapping[str, Any]]:
+            found: list[Mapping[str, Any]] = []
             for page in getattr(client.paginated, method)(task):
-                found += _sound(page)["DATA"]
+                found += entries(_sound(page))
             return found
 
-        return cast("list[Mapping[str, Any]]", self._asking(collect))
+        return self._asking(collect)
 
-    def _asking(self, deed: Callable[[globus_sdk.TransferClient], Any]) -> Any:
-        waits = self.tokens.read().get("not_before", 0) - self._now()
-        if 0 < waits <= LONGEST_WAIT:
-            raise CarrierUnknown(carrier=KIND, why=f"it asked to be left alone for {waits:.0f} more seconds")
+    def _asking(self, deed: Callable[[globus_sdk.TransferClient], T]) -> T:
         for last in (False, True):
             try:
+                self._leave_alone()
                 seam("globus: call")
                 answer = deed(self._open())
                 seam("globus: answer")
@@ -83,29 +101,43 @@ class Access:
                 raise self._meant(error) from None
             except globus_sdk.NetworkError as error:
                 raise CarrierUnknown(carrier=KIND, why=_brief(error)) from None
-            except (globus_sdk.GlobusError, ValueError, TypeError, KeyError, AttributeError) as error:
-                why = f"its answer makes no sense ({type(error).__name__})"
+            except (SecretMissing, SecretUnsafe) as trouble:
+                self._trouble = self._no_secret(trouble)
+                raise self._trouble from None
+            except LockTaken:
+                why = "another process has been renewing the login for long"
                 raise CarrierUnknown(carrier=KIND, why=why) from None
+            except OSError as trouble:  # requests' own errors are NetworkErrors by now
+                why = f"what it gave cannot be kept: {trouble.strerror or trouble}"
+                raise CarrierUnknown(carrier=KIND, why=why) from None
+            except (globus_sdk.GlobusError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+                why = f"its answer makes no sense ({type(error).__name__})"
+                raise CarrierUnknown(carrier=KIND, why=why, everywhere=False) from None
         raise AssertionError
+
+    def _leave_alone(self) -> None:
+        """Respect what the service asked for, in this run or another."""
+        waits = self.tokens.read().get("not_before", 0) - self._now()
+        if 0 < waits <= LONGEST_WAIT:
+            raise CarrierUnknown(carrier=KIND, why=f"it asked to be left alone for {waits:.0f} more seconds")
 
     def _open(self) -> globus_sdk.TransferClient:
         """The client; a trouble with the secret is looked into once per run."""
         if self._trouble is not None:
             raise self._trouble
         if self._transfer is None:
-            try:
-                authorizer = self.authorizer()
-            except (SecretMissing, SecretUnsafe) as trouble:
-                self._trouble = CarrierBarred(
-                    carrier=KIND,
-                    why=trouble.reason,
-                    how=_LOGIN if isinstance(trouble, SecretMissing) else trouble.advice,
-                )
-                raise self._trouble from None
+            authorizer = self.authorizer()
             self._transfer = globus_sdk.TransferClient(
                 authorizer=authorizer, transport=_transport(), retry_config=_retries()
             )
         return self._transfer
+
+    def _no_secret(self, trouble: SecretMissing | SecretUnsafe) -> CarrierBarred:
+        """What is to be done about a secret that is not there, or that others may know."""
+        how = _LOGIN if self.tokens.person else "Run 'libtool login --secret -'."
+        if isinstance(trouble, SecretUnsafe):
+            how = trouble.advice
+        return CarrierBarred(carrier=KIND, why=trouble.reason, how=how, cause="secret")
 
     # -- tokens --------------------------------------------------------------------------------------------------------
 
@@ -119,7 +151,7 @@ class Access:
     def authorizer(self) -> Any:
         """What renews the access token: with the kept one at first, under the node's lock when that has ended."""
         secret, _ = self.tokens.secret()
-        kept = self.tokens.read()
+        kept = self.tokens.current()
         client = self.login_client(secret)
         # An access token that was never good makes the SDK get one when it is needed, and not before.
         first = {"access_token": kept.get("access_token", "none"), "expires_at": int(kept.get("expires_at", 0))}
@@ -134,13 +166,18 @@ class Access:
     def _renewed(self, answer: Any) -> None:
         """Keep what a renewal gave; the lock is held."""
         (token,) = answer.by_resource_server.values()
+        secret = self.tokens.secret()[0]
+        same_person = bool(self.tokens.current())
         refresh = token.get("refresh_token")
-        if self.tokens.person and refresh and refresh != self.tokens.secret()[0]:
+        if self.tokens.person and refresh and refresh != secret:
             self.tokens.rotate(refresh)
+            secret = refresh
+        if not same_person:  # whose secret it is has to be found out anew
+            self.tokens.write(identity=None)
         self.tokens.write(
             access_token=token["access_token"],
             expires_at=int(token["expires_at_seconds"]),
-            scope=token.get("scope"),
+            of=self.tokens.mark(secret),
             renewed=int(self._now()),
         )
 
@@ -151,7 +188,7 @@ class Access:
             return False
         with self.tokens.lock():
             known = self.tokens.read().get("consents", [])
-            self.tokens.write(consents=sorted({*known, *needed}))
+            self.tokens.write(consents=sorted({*known[-MOST_CONSENTS:], *needed}))
             if self.tokens.person:
                 return False
             self.tokens.write(access_token=None, expires_at=None)
@@ -177,30 +214,25 @@ class Access:
         if needed := _consents_of(error):
             who = ", ".join(collections_in(needed)) or "a collection"
             how = _LOGIN if self.tokens.person else "Let its owner permit this application, then run 'libtool login'."
-            return CarrierBarred(carrier=KIND, why=f"consent for {who} is missing", how=how, everywhere=False)
+            return _barred("consent", f"consent for {who} is missing", how)
         if error.info.authorization_parameters:
             asked = error.info.authorization_parameters
             domains = ", ".join(asked.session_required_single_domain or [])
             why = f"a collection asks for a fresh login{f' with an identity of {domains}' if domains else ''} ({why})"
-            return CarrierBarred(carrier=KIND, why=why, how=_LOGIN, everywhere=False)
+            return _barred("session", why, _LOGIN)
         if status == 401:
-            return CarrierBarred(carrier=KIND, why=f"Globus does not accept the login ({why})", how=_LOGIN)
+            return _barred("login", f"Globus does not accept the login ({why})", _LOGIN, everywhere=True)
         if status in (429, 503):
             return self._wait(error)
         if "TooManyPendingJobs" in code:
-            return CarrierBusy(
-                carrier=KIND, why="too many tasks of this identity are pending at Globus", everywhere=True
-            )
+            return CarrierBusy(carrier=KIND, why="too many tasks of this identity are pending at Globus")
         if "GCDisconnected" in code or "GCPaused" in code:
             return CarrierBusy(carrier=KIND, why=f"a personal endpoint is not connected ({why})", everywhere=False)
         if status >= 500:
-            return CarrierUnknown(carrier=KIND, why=why)
+            return CarrierUnknown(carrier=KIND, why=why, everywhere=False)
         if status == 403:
             how = "'libtool whoami' names the identity; let the owners of both collections permit it."
-            return CarrierBarred(carrier=KIND, why=f"permission denied ({why})", how=how, everywhere=False)
-        if "EndpointNotFound" in code:
-            how = "Compare globus_local_endpoint_id here and destination_endpoint there with the ids in the Globus web app."
-            return CarrierBarred(carrier=KIND, why=f"there is no such collection ({why})", how=how, everywhere=False)
+            return _barred("permission", f"permission denied ({why})", how)
         return Definite(status, code, why)
 
     def _auth_meant(self, error: globus_sdk.GlobusAPIError, status: int) -> Exception:
@@ -208,26 +240,29 @@ class Access:
         said = str(body.get("error") or error.code or "")
         if said == "invalid_grant":
             why = "Globus no longer accepts the stored login (revoked, replaced, or unused for six months)"
-            return CarrierBarred(carrier=KIND, why=why, how=_LOGIN)
+            return _barred("login", why, _LOGIN, everywhere=True)
         if said == "invalid_client" or status in (401, 403):
             why = "Globus does not accept globus_client_id with its secret"
-            return CarrierBarred(
-                carrier=KIND, why=why, how="Compare both with the application's page; then run 'libtool login'."
-            )
+            how = "Compare both with the application's page; then run 'libtool login'."
+            return _barred("login", why, how, everywhere=True)
         if status in (429, 503):
             return self._wait(error)
         if 400 <= status < 500:
-            return CarrierBarred(carrier=KIND, why=f"Globus Auth refused: {said or status}", how=_LOGIN)
+            return _barred("login", f"Globus Auth refused: {said or status}", _LOGIN, everywhere=True)
         return CarrierUnknown(carrier=KIND, why=f"Globus Auth answered {status}")
 
     def _wait(self, error: globus_sdk.GlobusAPIError) -> Exception:
         """The service has no time now; how long it wants to be left alone holds for other runs, too."""
         asked = str((error.headers or {}).get("Retry-After", ""))
         if asked.isdecimal() and int(asked):
-            with self.tokens.lock():
+            with suppress(LockTaken, OSError), self.tokens.lock():
                 self.tokens.write(not_before=int(self._now() + min(int(asked), LONGEST_WAIT)))
         said = "too many requests" if error.http_status == 429 else "it is not available now"
         return CarrierUnknown(carrier=KIND, why=f"{said} (HTTP {error.http_status})")
+
+
+def _barred(cause: str, why: str, how: str, *, everywhere: bool = False) -> CarrierBarred:
+    return CarrierBarred(carrier=KIND, why=why, how=how, cause=cause, everywhere=everywhere)
 
 
 class _Locked:
@@ -243,13 +278,13 @@ class _Locked:
         if me.expires_at is not None and time.time() <= me.expires_at - 60:
             return
         with self._tokens.lock():
-            kept = self._tokens.read()
+            kept = self._tokens.current()
             token = kept.get("access_token")
             if token and token != me.access_token and time.time() <= kept.get("expires_at", 0) - 60:
                 me.access_token, me.expires_at = token, kept["expires_at"]
                 return
             if self._tokens.person:
-                me.refresh_token = self._tokens.secret()[0]
+                me.refresh_token = self._tokens.secret(fresh=True)[0]
             super().ensure_valid_token()  # type: ignore[misc]
 
 
@@ -312,8 +347,27 @@ def _words(error: globus_sdk.GlobusAPIError) -> str:
 
 
 def _brief(error: Exception) -> str:
-    """A network error without the request's content."""
-    return "it took too long" if "Timeout" in type(error).__name__ else "it cannot be reached"
+    """A network error without the request's content; the address shows a forgotten variable or a proxy."""
+    request = getattr(getattr(error, "underlying_exception", None), "request", None)
+    host = urlsplit(str(getattr(request, "url", "") or "")).netloc.rpartition("@")[2]
+    what = f"{host} " if host else "it "
+    return what + ("took too long" if "Timeout" in type(error).__name__ else "cannot be reached")
+
+
+def entries(answer: Any) -> list[Mapping[str, Any]]:
+    """The entries of a list; ValueError when it is none of objects."""
+    found = answer["DATA"]
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise ValueError("no list of objects")
+    return found
+
+
+def id_in(answer: Any, field: str) -> str:
+    """An id in an answer; ValueError when it is none."""
+    found = answer[field]
+    if not isinstance(found, str) or not re.fullmatch(r"[0-9A-Za-z-]{8,64}", found):
+        raise ValueError("no id")
+    return found
 
 
 def _sound(answer: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The carrier itself: what becomes of a queue item at Globus, from its submission id to the outcome of every file.
+"""The carrier itself: what becomes of a queue item at Globus, from its submission id to the end of its task.
 
 Every flag is sent, since the service's defaults are described in three ways. ``sync_level`` is not: each attempt has a
 staging place of its own, and only files that were really carried are listed as successful.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from libtool.errors import CarrierBarred, CarrierRefused
+from libtool.errors import CarrierBarred, CarrierRefused, CarrierUnknown, SecretMissing, SecretUnsafe
 from libtool.movers.base import Hitch, Item, ItemOutcome, Mover, Progress, Stage, Ticket
 from libtool.movers.globus import codes, outcome
 from libtool.names import is_plain_path, shown
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 ID_AGE = timedelta(hours=24)
 #: How often a login is used at least; Globus forgets one that is not used for six months.
 USED_EVERY = timedelta(days=7)
+#: Tasks that one look for a label reads: as many as the service lists at once.
+LISTED = 1000
+#: How long a task is waited for that the identity of now cannot see, when it is not known whose the task was.
+UNSEEN = timedelta(days=3)
 #: What makes a collection's id.
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _FLAGS: dict[str, Any] = {
@@ -49,7 +53,8 @@ class Setup:
     client: str | None
     person: bool
     collection: str | None  #: that files are sent from
-    roots: tuple[str, ...] = ()  #: where may be written when the destination is that same collection
+    ours: tuple[str, ...] = ()  #: every collection that the configuration names: they show this host's disks
+    roots: tuple[str, ...] = ()  #: where may be written through one of ours
 
 
 class GlobusMover(Mover):
@@ -61,40 +66,44 @@ class GlobusMover(Mover):
     def __init__(self, setup: Setup, tokens: Any, now: Callable[[], datetime]) -> None:
         self.setup, self._tokens, self._now = setup, tokens, now
         self._access: Access | None = None
+        self._ours = {each.lower() for each in (*setup.ours, setup.collection or "")}
 
     @property
     def access(self) -> Access:
         """The way to the service; the SDK is imported here."""
         if self._access is None:
-            if why := self._unusable():
-                raise CarrierBarred(carrier=self.kind, why=why, how="Complete the globus keys of the configuration.")
+            if not self.setup.client:
+                raise self._incomplete("globus_client_id is missing")
             from libtool.movers.globus.access import Access
 
-            self._access = Access(str(self.setup.client), self._tokens, lambda: self._now().timestamp())
+            self._access = Access(self.setup.client, self._tokens, lambda: self._now().timestamp())
         return self._access
 
+    def _incomplete(self, why: str) -> CarrierBarred:
+        how = "Complete the globus keys of the configuration."
+        return CarrierBarred(carrier=self.kind, why=why, how=how, cause="configuration")
+
     def _unusable(self) -> str:
+        """Why nothing can be submitted with this configuration."""
+        if not self.setup.enabled:
+            return "globus_enable is not true here"
         if not self.setup.client:
-            return "globus_client_id is missing"
-        if not _ID.fullmatch(self.setup.collection or ""):
-            return (
-                "globus_local_endpoint_id is missing"
-                if not self.setup.collection
-                else "globus_local_endpoint_id is no id"
-            )
+            return "globus_client_id is missing here"
+        if not self.setup.collection:
+            return "globus_local_endpoint_id is missing here"
+        if not _ID.fullmatch(self.setup.collection):
+            return "globus_local_endpoint_id here is no id of a collection"
         return ""
 
     def reaches(self, provider: Mapping[str, Any]) -> str:
         """The configuration must be complete here, and the destination must name a collection."""
-        if not self.setup.enabled:
-            return "globus_enable is not true here"
         if why := self._unusable():
             return why
         collection = provider.get("destination_endpoint")
         if not isinstance(collection, str) or not _ID.fullmatch(collection):
             return f"its destination_endpoint is no id of a collection: {shown(str(collection))[:100]}"
-        if collection == self.setup.collection and not self.setup.roots:
-            return "its collection is ours, and local_transfer_roots names no directory that may be written through it"
+        if collection.lower() in self._ours and not self.setup.roots:
+            return "its collection is one of ours, and local_transfer_roots names no directory that may be written"
         return ""
 
     def refuses(self, name: str) -> str:
@@ -105,46 +114,47 @@ class GlobusMover(Mover):
 
     def prepare(self, provider: Mapping[str, Any], label: str) -> Ticket:
         """Fetch a submission id: whatever is submitted under it becomes one task, however often."""
-        from libtool.movers.globus.access import Definite
+        from libtool.movers.globus.access import Definite, id_in
 
+        if why := self._unusable():
+            raise self._incomplete(why)
         try:
-            id = str(self.access.call("get_submission_id")["value"])
+            id = self.access.call("get_submission_id", read=lambda answer: id_in(answer, "value"))
         except Definite as refusal:
             raise CarrierRefused(carrier=self.kind, why=refusal.why) from None
         return {
             "submission_id": id,
             "label": f"{label_of(label)} {id[:8]}",
             "source": self.setup.collection,
-            "destination": provider["destination_endpoint"],
+            "destination": str(provider["destination_endpoint"]).lower(),
             "made": self._now().isoformat(),
             "as": self._who(),
         }
 
     def submit(self, provider: Mapping[str, Any], ticket: Ticket, items: Sequence[Item]) -> Ticket:
         """Submit everything as one task; the same ticket never makes a second one."""
-        from libtool.movers.globus.access import Definite
+        from libtool.movers.globus.access import Definite, id_in
 
+        self._be(ticket)
         going = [item for item in items if self._fits(ticket, item)]
-        ticket = {**ticket, "size": sum(item.size for item in going), "items": len(going)}
+        ticket = {**ticket, "size": sum(item.size for item in going)}
         if not going:
             return {**ticket, "task": None}
         if self._now() - datetime.fromisoformat(ticket["made"]) > ID_AGE:
-            task = self._find(ticket["label"], live=False)
-            if task is None:
-                why = "its submission id is older than a day and no task was made with it"
-                raise CarrierRefused(carrier=self.kind, why=why)
-            return {**ticket, "task": task}
+            if task := self._find(ticket, ticket["label"]):
+                return {**ticket, "task": task}
+            why = "its submission id is older than a day and no task was made with it"
+            raise CarrierRefused(carrier=self.kind, why=why)
         try:
             seam("globus: submit")
-            answer = self.access.call("submit_transfer", self._document(ticket, going))
+            document = self._document(ticket, going)
+            task = self.access.call("submit_transfer", document, read=lambda answer: id_in(answer, "task_id"))
             seam("globus: submitted")
-            return {**ticket, "task": str(answer["task_id"])}
-        except Definite as refusal:
-            task = self._adopt(ticket, refusal)
-            if task is None:
-                large = refusal.status == 413 or "too large" in refusal.why.lower()
-                raise CarrierRefused(carrier=self.kind, why=refusal.why, too_large=large) from None
             return {**ticket, "task": task}
+        except Definite as refusal:
+            if found := self._adopt(ticket, refusal):
+                return {**ticket, "task": found}
+            raise self._refusal(ticket, refusal) from None
 
     def _document(self, ticket: Ticket, items: Sequence[Item]) -> Any:
         import globus_sdk
@@ -167,32 +177,75 @@ class GlobusMover(Mover):
             return False
         if item.name and not item.target.endswith(f"/{item.name}"):
             return False
-        if ticket["destination"] != ticket["source"]:
+        if str(ticket["destination"]).lower() not in self._ours:
             return True
         parent = os.path.realpath(os.path.dirname(item.target))
-        return any(
-            parent == root or parent.startswith(root.rstrip("/") + "/")
-            for root in map(os.path.realpath, self.setup.roots)
-        )
+        roots = [os.path.realpath(root).rstrip("/") for root in self.setup.roots]
+        return any(parent == root or parent.startswith(f"{root}/") for root in roots)
+
+    def _refusal(self, ticket: Ticket, refusal: Definite) -> Exception:
+        """A submission that surely made no task."""
+        if "EndpointNotFound" in refusal.code:
+            if str(ticket["source"]).lower() in refusal.why.lower():
+                how = "Compare globus_local_endpoint_id with the ids in the Globus web app."
+                why = f"globus_local_endpoint_id names no collection ({refusal.why})"
+                return CarrierBarred(carrier=self.kind, why=why, how=how, cause="collection")
+            why = f"its destination_endpoint {ticket['destination']} is no collection at Globus; its operator must correct it"
+            return CarrierRefused(carrier=self.kind, why=why, astray=True)
+        return CarrierRefused(carrier=self.kind, why=refusal.why, divide=refusal.status in (400, 413))
 
     def _adopt(self, ticket: Ticket, refusal: Definite) -> str | None:
         """The task that has these files already, if it is ours: made with this ticket, or with an older one of this
         item by a database that was restored since."""
-        if refusal.status == 409:
-            return self._find(ticket["label"].rpartition(" ")[0] + " ", live=True)
-        return self._find(ticket["label"], live=False)
+        found = self._find(ticket, ticket["label"])
+        if found is None and refusal.status == 409:
+            found = self._find(ticket, ticket["label"].rpartition(" ")[0] + " ", live=True)
+        return found
 
-    def _find(self, label: str, *, live: bool) -> str | None:
-        """The newest task of ours whose label begins so."""
-        from libtool.movers.globus.access import Definite
+    def _find(self, ticket: Ticket, label: str, *, live: bool = False) -> str | None:
+        """The newest task of ours whose label begins so; CarrierUnknown when there are too many tasks to be sure."""
+        from libtool.movers.globus.access import Definite, entries, id_in
+
+        def read(answer: Any) -> str | None:
+            tasks = entries(answer)
+            found = [task for task in tasks if str(task.get("label") or "").startswith(label)]
+            if not found and len(tasks) >= LISTED and str(tasks[-1].get("request_time")) > str(ticket["made"]):
+                raise ValueError("too many tasks since")
+            return id_in(found[0], "task_id") if found else None
 
         wanted = {"type": "TRANSFER"} | ({"status": "ACTIVE,INACTIVE"} if live else {})
         try:
-            answer = self.access.call("task_list", limit=1000, orderby="request_time DESC", filter=wanted)
-            found = [task for task in answer["DATA"] if str(task.get("label") or "").startswith(label)]
+            return self.access.call("task_list", limit=LISTED, orderby="request_time DESC", filter=wanted, read=read)
         except Definite as refusal:
-            raise CarrierRefused(carrier=self.kind, why=refusal.why) from None
-        return str(found[0]["task_id"]) if found else None
+            raise CarrierUnknown(carrier=self.kind, why=refusal.why, everywhere=False) from None
+
+    # -- who we are --------------------------------------------------------------------------------------------------------
+
+    def _who(self) -> str | None:
+        """The id of the identity that the service knows us as; None when nobody told yet."""
+        if not self.setup.person:
+            return (self.setup.client or "").lower()
+        try:
+            who = self._tokens.current().get("identity")
+        except (SecretMissing, SecretUnsafe):
+            return None  # the next call tells
+        return str(who["id"]) if isinstance(who, dict) and "id" in who else None
+
+    def _be(self, ticket: Ticket) -> None:
+        """Raise CarrierBarred when the ticket was made as somebody else: then its task could not be seen."""
+        then, mine = ticket.get("as"), self._who()
+        if then and mine and then != mine:
+            why = f"it was submitted as identity {then}, and this node is {mine} now"
+            how = "Be the former again until its tasks have ended."
+            raise CarrierBarred(carrier=self.kind, why=why, how=how, cause="identity", everywhere=False)
+
+    def _learn_identity(self, task: Any) -> str | None:
+        """Whose a task is that we can see: it is ours, so this is who we are."""
+        owner = task.get("owner_id")
+        if self.setup.person and isinstance(owner, str) and self._who() is None:
+            with self._tokens.lock():
+                self._tokens.write(identity={"id": owner, "username": str(task.get("username") or owner)})
+        return owner if isinstance(owner, str) else None
 
     # -- learning what became of it ----------------------------------------------------------------------------------------
 
@@ -203,50 +256,47 @@ class GlobusMover(Mover):
         if ticket["task"] is None:
             return Progress(Stage.DONE, report={"files": 0, "bytes": 0})
         try:
-            task = self.access.call("get_task", ticket["task"])
+            return self.access.call("get_task", ticket["task"], read=lambda task: self._standing(ticket, task))
         except Definite as refusal:
-            return self._missed(ticket, refusal)
+            if not refusal.not_found:
+                raise CarrierUnknown(carrier=self.kind, why=refusal.why, everywhere=False) from None
+        return self._missed(ticket)
+
+    def _standing(self, ticket: Ticket, task: Any) -> Progress:
+        """What a task's document says."""
+        ticket = {**ticket, "as": self._learn_identity(task) or ticket.get("as")}
         status = str(task.get("status"))
         if status in ("SUCCEEDED", "FAILED"):
-            return Progress(
-                Stage.DONE, report=outcome.report_of(task), ticket={**ticket, "end": outcome.end_of(task, ticket)}
-            )
+            end = outcome.end_of(task, ticket)
+            return Progress(Stage.DONE, report=outcome.report_of(task), ticket={**ticket, "end": end})
         ticket, still = self._movement(ticket, task)
         hitch, text = self._hitch(ticket, task, status)
-        ticket = {**ticket, "stuck": text if hitch is Hitch.FILE else None}
         return Progress(Stage.RUNNING, hitch, text, still, ticket=ticket)
 
-    def _who(self) -> str | None:
-        """The id of the identity that tasks are submitted as; None when nobody told."""
-        if not self.setup.person:
-            return self.setup.client
-        who = self._tokens.read().get("identity")
-        return str(who["id"]) if isinstance(who, dict) and "id" in who else None
-
-    def _missed(self, ticket: Ticket, refusal: Definite) -> Progress:
+    def _missed(self, ticket: Ticket) -> Progress:
         """The service does not know the task: gone, or not to be seen by who we are now."""
-        if refusal.status != 404:
-            return Progress(
-                Stage.RUNNING, Hitch.STRANGE, f"Globus does not tell about task {ticket['task']}: {refusal.why}"
-            )
-        if None not in (then := ticket.get("as"), mine := self._who()) and then != mine:
-            text = f"task {ticket['task']} was submitted as identity {then}, and this node is {mine} now"
-            return Progress(Stage.RUNNING, Hitch.PERSON, f"{text}. Be the former again until the task has ended.")
+        self._be(ticket)
+        if self._find(ticket, ticket["label"]) is not None:
+            raise CarrierUnknown(carrier=self.kind, why="it does not show a task that it lists", everywhere=False)
         now = self._now()
         since = datetime.fromisoformat(ticket.get("missed") or now.isoformat())
         ticket = {**ticket, "missed": since.isoformat()}
+        known = ticket.get("as") and ticket["as"] == self._who()
+        if not known and now - since < UNSEEN:
+            text = f"task {ticket['task']} cannot be seen; if somebody else is logged in now, be the former again"
+            return Progress(Stage.RUNNING, Hitch.STRANGE, text, ticket=ticket)
         return Progress(Stage.LOST, still=(now - since).total_seconds(), ticket=ticket)
 
     def _movement(self, ticket: Ticket, task: Any) -> tuple[Ticket, float]:
         """The ticket with how far the task has come, and for how many seconds that has been so.
 
-        Bytes above the size of the whole batch are those of a file that is sent again and again: no movement.
+        Bytes far above the size of the batch are those of a file that is sent again and again: no movement.
         """
-        sent = min(outcome.number(task, "bytes_transferred"), ticket.get("size", 0))
-        moved = [sent, outcome.number(task, "subtasks_succeeded"), outcome.number(task, "subtasks_skipped_errors")]
+        sent = min(outcome.number(task, "bytes_transferred"), 3 * ticket.get("size", 0))
+        done = [outcome.number(task, f"subtasks_{word}") for word in ("succeeded", "skipped_errors")]
         now = self._now()
-        if ticket.get("moved") != moved or "moved_at" not in ticket:
-            ticket = {**ticket, "moved": moved, "moved_at": now.isoformat()}
+        if ticket.get("moved") != [sent, *done] or "moved_at" not in ticket:
+            ticket = {**ticket, "moved": [sent, *done], "moved_at": now.isoformat()}
         ticket = {key: value for key, value in ticket.items() if key != "missed"}
         return ticket, (now - datetime.fromisoformat(ticket["moved_at"])).total_seconds()
 
@@ -274,33 +324,38 @@ class GlobusMover(Mover):
     def _pause_message(self, task: str) -> str:
         from libtool.movers.globus.access import Definite
 
+        def read(info: Any) -> str:
+            said = [
+                info.get(f"{side}_pause_message{kind}") for side in ("source", "destination") for kind in ("", "_share")
+            ]
+            said += [rule.get("message") for rule in info.get("pause_rules") or [] if isinstance(rule, dict)]
+            return "; ".join(str(each) for each in said if each)[:500]
+
         try:
-            info = self.access.call("task_pause_info", task)
-        except Definite:
+            return self.access.call("task_pause_info", task, read=read)
+        except (Definite, CarrierUnknown):
             return ""
-        said = [
-            info.get(f"{side}_pause_message{kind}") for side in ("source", "destination") for kind in ("", "_share")
-        ]
-        said += [rule.get("message") for rule in info.get("pause_rules") or [] if isinstance(rule, dict)]
-        return "; ".join(str(each) for each in said if each)[:500]
 
     def outcomes(self, ticket: Ticket, items: Sequence[Item]) -> list[ItemOutcome]:
         """From the lists of the service, file by file; what it cannot tell is unknown."""
         from libtool.movers.globus.access import Definite
 
         end = ticket.get("end") or {}
-        refused = [item for item in items if not self._fits(ticket, item)]
-        tally = outcome.Lists(items)
+        lists = outcome.Lists(items)
         known = not end.get("history_deleted")
         try:
             if known and ticket["task"] is not None:
-                tally.skipped(self.access.pages("task_skipped_errors", ticket["task"]))
-                tally.successful(self.access.pages("task_successful_transfers", ticket["task"]))
+                lists.skipped(self.access.pages("task_skipped_errors", ticket["task"]))
+                lists.successful(self.access.pages("task_successful_transfers", ticket["task"]))
         except Definite:
             known = False
-        return [
-            outcome.NO_PLACE if item in refused else tally.of(item, end) if known else outcome.UNKNOWN for item in items
-        ]
+        found = []
+        for item in items:
+            if not self._fits(ticket, item):
+                found.append(outcome.NO_PLACE)
+            else:
+                found.append(lists.of(item, end) if known else outcome.UNKNOWN)
+        return found
 
     def cancel(self, ticket: Ticket) -> None:
         """Ask the service to end the task."""
@@ -309,7 +364,7 @@ class GlobusMover(Mover):
         if ticket.get("task") is None:
             return
         try:
-            self.access.call("cancel_task", ticket["task"])
+            self.access.call("cancel_task", ticket["task"], read=lambda answer: None)
         except Definite:
             return  # it has ended, or is gone; the next look shows
 
@@ -317,31 +372,37 @@ class GlobusMover(Mover):
 
     def tend(self) -> None:
         """Use a person's login once a week, for Globus forgets one that is not used for long."""
-        if not self.setup.enabled or not self.setup.person or self._unusable():
+        if not self.setup.person or self._unusable():
             return
-        kept = self._tokens.read()
+        try:
+            kept = self._tokens.current()
+        except (SecretMissing, SecretUnsafe):
+            return  # whoever needs it is told
         if kept and self._now().timestamp() - kept.get("renewed", 0) > USED_EVERY.total_seconds():
             with self._tokens.lock():
                 self._tokens.write(access_token=None, expires_at=None)
-            self.access.call("get_submission_id")
+            self.access.call("get_submission_id", read=lambda answer: None)
 
     def find(self, provider: Mapping[str, Any], path: str) -> int | None:
-        """Look for a file through a collection, by listing the directory that it lies in."""
+        """Look for a file through a collection."""
         from libtool.movers.globus.access import Definite
 
-        directory, _, name = path.rpartition("/")
+        def read(found: Any) -> int | None:
+            return outcome.number(found, "size") if found.get("type") == "file" else None
+
         try:
-            listed = self.access.call(
-                "operation_ls", provider["destination_endpoint"], f"{directory}/", show_hidden=True
-            )
-            found = [each for each in listed["DATA"] if each.get("name") == name and each.get("type") == "file"]
+            return self.access.call("operation_stat", provider["destination_endpoint"], path, read=read)
         except Definite as refusal:
-            if refusal.status == 404 or "NotFound" in refusal.code:
+            if refusal.not_found and "Endpoint" not in refusal.code:
                 return None
+            if "EndpointNotFound" in refusal.code:
+                how = "Compare it with the ids in the Globus web app."
+                why = f"there is no such collection ({refusal.why})"
+                raise CarrierBarred(carrier=self.kind, why=why, how=how, cause="collection") from None
             raise CarrierRefused(carrier=self.kind, why=refusal.why) from None
-        return outcome.number(found[0], "size") if found else None
 
 
 def label_of(label: str) -> str:
-    """A label in the letters that every version of the service took."""
-    return re.sub(r"[^A-Za-z0-9_ -]", "_", label)[:100].strip()
+    """A label in the letters that every version of the service took; its last word, the item's number, stays whole."""
+    name, _, number = re.sub(r"[^A-Za-z0-9_ -]", "_", label).rpartition(" ")
+    return f"{name[:80].strip()} {number}"

@@ -25,6 +25,7 @@ class Lists:
         self._sizes: dict[str, int] = {}  #: by target of a file; -1: it arrived, and no size was told
         self._inside: dict[str, dict[str, int]] = {}  #: target of a directory → path below it → size, each once
         self._skipped: dict[str, str] = {}
+        self._blind = False  #: an entry tells no path, as to somebody without a role at that end
 
     def _owner(self, told: Any) -> str | None:
         """The target of the item that a path on the destination belongs to."""
@@ -49,6 +50,7 @@ class Lists:
         for entry in entries:
             target, size = self._owner(entry.get("destination_path")), entry.get("size")
             told = size if isinstance(size, int) else -1
+            self._blind = self._blind or not entry.get("destination_path")
             if target in self._files:
                 self._sizes[target] = told
             elif target is not None:
@@ -61,14 +63,18 @@ class Lists:
         if item.directory:
             # Neither empty files nor empty directories below it count in bytes, so only the receiver can tell.
             whole = sum(self._inside.get(item.target, {}).values()) == item.size and item.target in self._inside
-            return UNKNOWN if whole or end.get("status") == "SUCCEEDED" else _unfinished(end)
+            return UNKNOWN if whole or self._untold(end) else _unfinished(end)
         size = self._sizes.get(item.target)
         if size is None:
-            return UNKNOWN if end.get("status") == "SUCCEEDED" else _unfinished(end)
+            return UNKNOWN if self._untold(end) else _unfinished(end)
         if size in (item.size, -1):
             return ItemOutcome(Arrived.YES)
         why = f"the file changed while it was sent: {size} bytes instead of {item.size}"
         return ItemOutcome(Arrived.NO, f"{why}. Restore it; it is tried again by itself")
+
+    def _untold(self, end: Mapping[str, Any]) -> bool:
+        """Whether a file that is in no list may have arrived."""
+        return self._blind or end.get("status") == "SUCCEEDED"
 
 
 def _unfinished(end: Mapping[str, Any]) -> ItemOutcome:
@@ -99,8 +105,8 @@ def end_of(task: Any, ticket: Ticket) -> dict[str, Any]:
         said = f"by the people who run a collection: {task.get('canceled_by_admin_message') or 'no reason given'}"
     why = codes.told(code, said if said.lower() not in (code.lower(), "canceled") else "") if code else ""
     file = codes.meaning(code).hitch is Hitch.FILE
-    if code == "CANCELED" and ticket.get("stuck"):  # by us, since what was left would never have come
-        why, file = ticket["stuck"], True
+    if code == "CANCELED" and ticket.get("stopped"):  # by us, since what was left would never have come
+        why, file = ticket["stopped"], True
     return {
         "status": task.get("status"),
         "history_deleted": bool(task.get("history_deleted")),
