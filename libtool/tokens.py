@@ -73,6 +73,14 @@ class Tokens:
         mine = isinstance(found, dict) and (found.get("client"), found.get("person")) == (self.client, self.person)
         return found if mine else {}
 
+    def mend(self) -> None:
+        """Empty a file that others could read, so that a login can begin anew."""
+        with self.lock():
+            try:
+                self.read()
+            except SecretUnsafe:
+                self.write()
+
     def write(self, **changes: Any) -> None:
         """Keep these; None removes one. The caller holds the lock."""
         kept = self.read(mend=True) | {"client": self.client, "person": self.person} | changes

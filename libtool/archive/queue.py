@@ -17,7 +17,7 @@ from libtool.archive import attempts, notices
 from libtool.archive.hands import Host, Tally
 from libtool.errors import CarrierBarred, CarrierBusy, CarrierUnknown
 from libtool.models.base import among, raw_rows, writing
-from libtool.models.tables import File, Librarian, OutgoingTransfer, SendQueue, live, waiting
+from libtool.models.tables import File, Librarian, OutgoingTransfer, Retry, SendQueue, live, waiting
 from libtool.models.tables import Store as StoreRow
 from libtool.movers.base import Item
 from libtool.states import FileKind, Owed, QueueStatus, TransferStatus
@@ -184,8 +184,10 @@ class Carriers:
         def gone(about: str) -> bool:
             who, _, name = about.partition(" ")
             left = SendQueue.select().join(Librarian).where(waiting(), SendQueue.status << states)
-            mine = Librarian.name == name if who == "librarian" else SendQueue.mover == name
-            return not left.where(mine).exists()
+            if who != "librarian":
+                return not left.where(SendQueue.mover == name).exists()
+            again = Retry.select().join(Librarian).where(Librarian.name == name, Retry.not_before.is_null(False))
+            return not (left.where(Librarian.name == name).exists() or again.exists())
 
         def patience(about: str) -> float:
             return float(host.settings.notice_after) if about.startswith("librarian ") else 0.0

@@ -59,6 +59,7 @@ def login(
                 print(f"would ask for consent where collection {collection} needs it")
             return
         announce(frame, node)
+        identity.tokens.mend()
         if identity.person:
 
             def ask(address: str, why: str) -> str:

@@ -40,6 +40,8 @@ class Front:
         answer = self._refusal(request, about)
         if answer is not None:
             return answer
+        if fault := faults.strike("say", **about):
+            return Answer(fault["status"], fault["body"], fault["kind"])
         answer = next(filter(None, (service.answer(request) for service in self.services)), None)
         if answer is None:
             answer = Refusal(404, "ClientError.NotFound", "No such resource").answer(request.path)
