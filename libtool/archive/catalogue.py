@@ -82,7 +82,7 @@ def status(host: Host) -> dict[str, Any]:
         "instances": _count(Instance, Instance.available),
         "remote_instances": _count(RemoteInstance),
         "outgoing": _by_status(OutgoingTransfer),
-        "incoming": _by_status(IncomingTransfer),
+        "incoming": _by_status(IncomingTransfer, IncomingTransfer.source != ""),
         "send_queue": _queue(),
         "destinations": _destinations(now),
         "troubles": [
@@ -152,8 +152,9 @@ def _count(table: Any, condition: Any = None) -> int:
     return int((query if condition is None else query.where(condition)).scalar())
 
 
-def _by_status(table: Any) -> dict[str, int]:
-    found = dict(table.select(table.status, fn.COUNT(table.id)).group_by(table.status).tuples())
+def _by_status(table: Any, condition: Any = None) -> dict[str, int]:
+    query = table.select(table.status, fn.COUNT(table.id)).group_by(table.status)
+    found = dict((query if condition is None else query.where(condition)).tuples())
     return {status.name: int(found.get(status, 0)) for status in TransferStatus}
 
 

@@ -200,6 +200,7 @@ def ask(
         raise
     except PeerUnreachable as trouble:
         tally.postponed += max(1, owed())
+        tally.details.append(f"{subject}: {trouble.text}")
         notices.trouble(host, tally, subject, "unreachable", trouble.text)
     except PeerDeniesUs as trouble:
         tally.postponed += max(1, owed())

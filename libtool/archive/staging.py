@@ -172,7 +172,7 @@ def _queue(
     if kind is None and going:
         tally.person = True
         tally.postponed += len(going)
-        text = f"nothing here can carry files to it ({why}). Check local_transfer_roots or the globus keys here, and its store's carriers."
+        text = f"nothing here can carry files to it: {why}. Afterwards: 'libtool retry --librarian {destination.name}', or wait."
         notices.trouble(host, tally, subject, "carrier", text, at_once=True)
     elif going:
         tally.done += len(going)
@@ -203,7 +203,8 @@ def _carrier(host: Host, answer: messages.Places) -> tuple[str | None, Any, str]
         if not why:
             return kind, provider, ""
         reasons.append(why)
-    return None, None, "; ".join(reasons) or "it offers none"
+    nothing = "its store lists no carrier, which its operator adds as asynchronous_transfer_manager_data"
+    return None, None, "; ".join(reasons) or nothing
 
 
 def _copies(host: Host, files: list[int], preference: str | None) -> dict[int, int]:

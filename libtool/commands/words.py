@@ -97,14 +97,31 @@ def show(frame: Frame, rows: Sequence[dict[str, Any]], columns: Sequence[str], w
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(*(column.replace("_", " ") for column in columns), box=None, pad_edge=False)
+        heads = [column.replace("_", " ") for column in columns]
+        console = Console(highlight=False)
+        widths = [max(map(len, column)) + 1 for column in zip(heads, *cells)]
+        if sum(widths) > console.width:  # ids and paths are to be copied, so nothing is cut
+            _blocks(heads, cells)
+            return
+        table = Table(*heads, box=None, pad_edge=False)
         for line in cells:
             table.add_row(*line)
-        Console(highlight=False).print(table)
+        console.print(table)
         return
     print("\t".join(columns))
     for line in cells:
         print("\t".join(line))
+
+
+def _blocks(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Rows that are too wide for the terminal, each as a block of lines; what is empty is left out."""
+    width = max(map(len, heads))
+    for n, line in enumerate(cells):
+        if n:
+            print()
+        for head, cell in zip(heads, line):
+            if cell not in ("", "-"):
+                print(f"{head:<{width}}  {cell}")
 
 
 def _cell(value: Any) -> str:

@@ -268,7 +268,8 @@ class PosixStore(Store):
         try:
             found = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
-            return Outcome(Fate.LOST, "nothing lies in its staging place")
+            why = "nothing lies in its staging place; if its carrier delivered it, that sees other paths than this host"
+            return Outcome(Fate.LOST, f"{why} ('libtool check-endpoint')")
         kind, why = _plain(path, found)
         if not why and digest.size_of(path) == arrival.size:
             outcome = _compare(path, kind, arrival.checksum)
