@@ -172,7 +172,7 @@ def test_a_destination_whose_tasks_stand_still_does_not_take_all_slots(pair: Glo
     for _ in range(5):
         ticks(pair, 3)
         c.run(0, "recv-clone")
-    assert c.stored() == FILES
+    assert c.stored() == FILES and pair.globus.most_active == 4
 
 
 def test_a_wrong_collection_at_the_destination_heals_when_it_is_corrected(pair: GlobusPair) -> None:

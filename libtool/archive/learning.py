@@ -153,7 +153,7 @@ def _look_after(
     unwanted = not _OUT.select(_OUT.id).where(_OUT.queue == item.id, live(_OUT)).exists()
     if never:
         ticket = _keep(item, ticket, {**ticket, "stopped": progress.text})
-    if never or unwanted or "stopped" in ticket:
+    if unwanted or "stopped" in ticket:
         mover.cancel(ticket)  # its end is learnt like any other
 
 

@@ -42,7 +42,7 @@ TOO_LONG = timedelta(days=1)
 def consume(host: Host, budget: Budget, tally: Tally, step: Step | None = None) -> None:
     """Ship what is queued: one item of each destination in turn, at most M asynchronous tasks in flight."""
     carriers = Carriers("submitting", "asking")
-    slots = Slots(host)
+    slots: Slots | None = None
     for destination in Librarian.select():
         release(host, destination, host.now() - TOO_LONG)
     for item in _in_turn(host, budget):
@@ -54,9 +54,12 @@ def consume(host: Host, budget: Budget, tally: Tally, step: Step | None = None) 
             notices.trouble(host, tally, subject(item), "carrier", text, at_once=True)
         elif not carriers.open(item) or (fresh and _held(item, mover)):
             tally.postponed += item.files
-        elif not (mover.asynchronous and fresh and slots.full(item)):
+        else:
+            if mover.asynchronous and fresh:
+                slots = slots or Slots(host)
+                if slots.full(item):
+                    continue
             shipped = ship(host, item, mover, carriers, tally)
-            slots.count()
             if step is not None:
                 step(shipped)
     carriers.settle(host, tally, [QueueStatus.QUEUED, QueueStatus.SUBMITTING])
@@ -95,25 +98,22 @@ class Slots:
         used = fn.EXISTS(SendQueue.select(SendQueue.id).where(SendQueue.destination == Librarian.id))
         destinations = Librarian.select().where(Librarian.transfers_enabled, ~Librarian.removed, used).count()
         self._share = self._most - self._most // 4 if destinations > 1 else self._most
-        self.count()
 
-    def count(self) -> None:
-        """Count what was submitted (perhaps) and is not final."""
+    def full(self, item: SendQueue) -> bool:
+        """Whether no further task may go to the item's destination, counting what was submitted (perhaps) and is not
+        final."""
         flying = (
             SendQueue.select(SendQueue.mover, SendQueue.destination, fn.COUNT(SendQueue.id))
             .where(SendQueue.status << [QueueStatus.SUBMITTING, QueueStatus.IN_FLIGHT], waiting())
             .group_by(SendQueue.mover, SendQueue.destination)
         )
-        self._taken: dict[int, int] = {}
+        taken: dict[int, int] = {}
         for kind, destination, count in flying.tuples():
             mover = self._host.mover(kind)
             if mover is None or mover.asynchronous:
-                self._taken[destination] = self._taken.get(destination, 0) + count
-
-    def full(self, item: SendQueue) -> bool:
-        """Whether no further task may go to the item's destination."""
-        mine = self._taken.get(item.destination_id, 0)
-        return sum(self._taken.values()) >= self._most or mine >= max(1, self._share)
+                taken[destination] = taken.get(destination, 0) + count
+        mine = taken.get(item.destination_id, 0)
+        return sum(taken.values()) >= self._most or mine >= max(1, self._share)
 
 
 def _held(item: SendQueue, mover: Mover) -> bool:
