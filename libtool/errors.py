@@ -329,7 +329,7 @@ class CarrierBusy(LibtoolError):
 
 class CarrierRefused(LibtoolError):
     """A carrier said clearly that it will not carry this. ``divide``: but perhaps less of it at once; ``astray``: what
-    the destination said of itself is wrong."""
+    the destination said of itself is wrong; ``stale``: only not under this ticket any more."""
 
     message = "the carrier {carrier} refused: {why}"
     meaning = "Nothing is lost, and it is tried again by itself; 'libtool status --tasks' shows it."
@@ -338,7 +338,7 @@ class CarrierRefused(LibtoolError):
 
 class CarrierBarred(LibtoolError):
     """A carrier can be used only after a person has acted. ``cause``: a word for what is the matter; ``everywhere``: not
-    only for this destination."""
+    only for this destination; ``sure``: nothing was ever carried under this ticket."""
 
     message = "the carrier {carrier} cannot be used: {why}"
     remedy = "{how} Nothing is lost, and all goes on by itself afterwards."

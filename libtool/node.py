@@ -170,7 +170,6 @@ class Node:
         wanted = self.settings
         return Tokens(
             state_directory(wanted),
-            run_directory(wanted),
             wanted.globus_client_id or "",
             person=wanted.globus_client_native_app,
             file=wanted.path(wanted.globus_client_secret_file) if wanted.globus_client_secret_file else None,

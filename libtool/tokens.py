@@ -26,10 +26,10 @@ PATIENCE = 90.0
 class Tokens:
     """The secrets of one application (``client``), and what was got with them."""
 
-    def __init__(self, directory: str, locks_directory: str, client: str, *, person: bool, file: str | None) -> None:
+    def __init__(self, directory: str, client: str, *, person: bool, file: str | None) -> None:
         self.client, self.person = client, person
         self.path = os.path.join(directory, FILE)
-        self._locks = locks_directory
+        self._key = f"{'person' if person else 'service'} {client}"
         self._file = file
         self._asked: tuple[str, str] | SecretMissing | None = None
         #: The secret's name in every place where secrets are looked for.
@@ -47,7 +47,7 @@ class Tokens:
         with ExitStack() as stack:
             while True:
                 try:
-                    stack.enter_context(locks.held(self._locks, "globus-tokens"))
+                    stack.enter_context(locks.held(os.path.dirname(self.path), FILE))
                     break
                 except LockTaken:
                     if time.monotonic() > end:
@@ -57,11 +57,8 @@ class Tokens:
 
     # -- what was got --------------------------------------------------------------------------------------------
 
-    def read(self, *, mend: bool = False) -> dict[str, Any]:
-        """What is kept for this application; empty when nothing is, or only something for another one.
-
-        Raises SecretUnsafe when others could read it; with ``mend`` it counts as empty then, and is written anew.
-        """
+    def _all(self, *, mend: bool) -> dict[str, Any]:
+        """The whole file, which holds what was got for every application that was ever configured here."""
         try:
             found = json.loads(credentials.read_file(self.path, self.name))
         except (SecretMissing, ValueError):
@@ -70,42 +67,63 @@ class Tokens:
             if mend:
                 return {}
             raise
-        mine = isinstance(found, dict) and (found.get("client"), found.get("person")) == (self.client, self.person)
-        return found if mine else {}
+        return found if isinstance(found, dict) else {}
+
+    def read(self, *, mend: bool = False) -> dict[str, Any]:
+        """What is kept for this application; empty when nothing is.
+
+        Raises SecretUnsafe when others could read it; with ``mend`` it counts as empty then, and is written anew.
+        """
+        found = self._all(mend=mend).get(self._key)
+        return found if isinstance(found, dict) else {}
 
     def mend(self) -> None:
         """Empty a file that others could read, so that a login can begin anew."""
         with self.lock():
             try:
-                self.read()
+                self._all(mend=False)
             except SecretUnsafe:
                 self.write()
 
     def write(self, **changes: Any) -> None:
         """Keep these; None removes one. The caller holds the lock."""
-        kept = self.read(mend=True) | {"client": self.client, "person": self.person} | changes
-        kept = {key: value for key, value in kept.items() if value is not None}
-        credentials.write_file(self.path, json.dumps(kept), replace=True)
+        self._put({key: value for key, value in (self.read(mend=True) | changes).items() if value is not None})
+
+    def _put(self, kept: dict[str, Any]) -> None:
+        credentials.write_file(self.path, json.dumps(self._all(mend=True) | {self._key: kept}), replace=True)
+
+    def present(self) -> bool:
+        """Whether there is a secret, without asking the slow keyring unless it was put there by a login."""
+        kept = self.read()
+        if kept.get("logged_out"):
+            return False
+        if kept.get("secret") or kept.get("in_keyring"):
+            return True
+        try:
+            return bool(credentials.find(self.name, self._file, keyring=False))
+        except SecretMissing:
+            return False
 
     def held(self) -> list[str]:
         """Every token that was got here, for revoking them. The caller holds the lock."""
-        kept = self.read(mend=True)
-        found = [kept.get("access_token"), kept.get("secret") if self.person else None]
+        found = [self.read(mend=True).get("access_token"), *self.former()]
         if self.person:
-            found += [credentials.from_keyring("libtool", self.name) if kept.get("in_keyring") else None]
             with suppress(SecretMissing, SecretUnsafe):
                 found.append(self.secret()[0])
         return [token for token in dict.fromkeys(found) if token]
+
+    def former(self) -> list[str]:
+        """The refresh tokens that earlier logins left here. The caller holds the lock."""
+        kept = self.read(mend=True)
+        there = credentials.from_keyring("libtool", self.name) if kept.get("in_keyring") else None
+        return [token for token in (kept.get("secret"), there) if token and self.person]
 
     def forget(self) -> None:
         """Remove everything that was got here, the keyring's entry included, and remember that nobody is logged in, so
         that a secret which is found elsewhere is not used before the next login. The caller holds the lock."""
         if self.read(mend=True).get("in_keyring"):
             credentials.to_keyring(self.name, None)
-        kept = {"client": self.client, "person": self.person}
-        with suppress(SecretMissing, SecretUnsafe):
-            kept["logged_out"] = _mark(credentials.find(self.name, self._file)[0])
-        credentials.write_file(self.path, json.dumps(kept), replace=True)
+        self._put({"logged_out": True})
 
     def current(self) -> dict[str, Any]:
         """What was got with the secret that is used now: access token, its end, who that is; empty when it was another."""
@@ -115,21 +133,21 @@ class Tokens:
     # -- the secret that renews it ---------------------------------------------------------------------------------
 
     def secret(self, *, fresh: bool = False) -> tuple[str, str]:
-        """``(secret, where it was found)``; SecretMissing when it is nowhere, or somebody logged out since it was put
-        there. The keyring is asked once, unless it must be ``fresh``.
+        """``(secret, where it was found)``; SecretMissing when it is nowhere, or somebody logged out. The keyring is asked
+        once, unless it must be ``fresh``.
 
         What a login or a renewal left here counts as newer than what it found elsewhere, until that changes.
         """
         kept = self.read()
         mine = kept.get("secret")
+        if kept.get("logged_out"):
+            raise SecretMissing(name=self.name, places=f"{self.path}, which says that somebody logged out")
         try:
             found, where = self._elsewhere(keyring=mine is None, fresh=fresh)
         except SecretMissing as missing:
             if mine is None:
                 raise SecretMissing(name=self.name, places=f"{self.path}, {missing.facts['places']}") from None
             return mine, self.path
-        if kept.get("logged_out") == _mark(found):
-            raise SecretMissing(name=self.name, places=f"{where}, but somebody logged out since it was put there")
         return (mine, self.path) if mine is not None and kept.get("instead_of") == _mark(found) else (found, where)
 
     def elsewhere(self) -> str:

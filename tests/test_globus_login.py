@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,13 @@ def log_in(pair: Pair, *words: str, expect: int = 0) -> Ran:
 def tokens(site: Site) -> Path:
     """Where a login is kept."""
     return site.directory / "globus.tokens"
+
+
+def kept(site: Site) -> dict[str, Any]:
+    """What is in there for the application that is configured."""
+    found = json.loads(tokens(site).read_text())
+    whose = "person" if site.settings["globus_client_native_app"] else "service"
+    return dict(found[f"{whose} {site.settings['globus_client_id']}"])
 
 
 def new_person(tmp_path: Path, globus: GlobusService, entity_type: str = "GCSv5_guest_collection") -> GlobusPair:
@@ -99,9 +107,9 @@ def test_a_consent_that_a_task_found_missing_is_asked_for_by_the_next_login(tmp_
 def test_a_second_login_revokes_the_first(tmp_path: Path, globus: GlobusService) -> None:
     pair = new_person(tmp_path, globus)
     log_in(pair)
-    first = json.loads(tokens(pair.a).read_text())["secret"]
+    first = kept(pair.a)["secret"]
     log_in(pair)
-    second = json.loads(tokens(pair.a).read_text())["secret"]
+    second = kept(pair.a)["secret"]
     assert first != second
     assert not globus.world.tokens[first].alive and globus.world.tokens[second].alive
 
@@ -159,9 +167,9 @@ def test_a_refresh_token_that_changes_with_every_use_is_kept(
         pair.a.run(0, "whoami")
     if place == "file":
         assert file.read_text().strip() != first and stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert "secret" not in json.loads(tokens(pair.a).read_text())
+        assert "secret" not in kept(pair.a)
     else:
-        assert json.loads(tokens(pair.a).read_text())["secret"] != first
+        assert kept(pair.a)["secret"] != first
 
 
 def test_a_new_token_in_the_file_is_newer_than_a_login(tmp_path: Path, globus: GlobusService) -> None:
@@ -203,12 +211,12 @@ def test_logout_revokes_and_removes(tmp_path: Path, globus: GlobusService) -> No
     pair = new_person(tmp_path, globus)
     pair.ingest({"f": b"x"}, tmp_path / "source")
     log_in(pair)
-    kept = json.loads(tokens(pair.a).read_text())
+    before = kept(pair.a)
     pair.a.run(0, "logout", "--dry-run")
-    assert tokens(pair.a).exists()
+    assert kept(pair.a) == before
     pair.a.run(0, "logout")
-    assert set(json.loads(tokens(pair.a).read_text())) == {"client", "person"}
-    assert not any(globus.world.tokens[kept[key]].alive for key in ("secret", "access_token"))
+    assert kept(pair.a) == {"logged_out": True}
+    assert not any(globus.world.tokens[before[key]].alive for key in ("secret", "access_token"))
     assert "'libtool login'" in pair.a.run(4, "whoami").err
     pair.a.run(0, "send-clone")
     assert "'libtool login'" in pair.a.run(4, "consume-queue").err
@@ -452,15 +460,15 @@ def test_no_secret_is_ever_shown_or_left_anywhere(tmp_path: Path, globus: Globus
     secrets.add("a-secret-that-is-wrong-0123456789")
     everything()
     assert len(secrets) > 4 and all(len(secret) > 20 for secret in secrets)
-    kept = {file, tokens(pair.a)}
+    owned = {file, tokens(pair.a)}
     for path in tmp_path.rglob("*"):
-        if path.is_file() and path not in kept:
+        if path.is_file() and path not in owned:
             content = path.read_bytes()
             assert [secret for secret in secrets if secret.encode() in content] == [], path
     assert [secret for secret in secrets if secret in seen] == []
     assert [secret for secret in secrets if secret.encode() in lines] == []
     assert "Traceback" in seen  # -vv really showed some
-    for path in kept:
+    for path in owned:
         assert not path.exists() or stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

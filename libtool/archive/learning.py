@@ -19,7 +19,7 @@ from libtool.archive.hands import Budget, Host, Tally
 from libtool.archive.queue import Cargo, Carriers, Step, cargo, files_of, subject
 from libtool.errors import CarrierBarred, CarrierBusy, CarrierUnknown, LibtoolError, ServiceUnsafe
 from libtool.models.base import among, writing
-from libtool.models.tables import Librarian, OutgoingTransfer, SendQueue, live, owing, waiting
+from libtool.models.tables import Librarian, OutgoingTransfer, Retry, SendQueue, live, owing, waiting
 from libtool.movers.base import Arrived, Hitch, ItemOutcome, Mover, Progress, Stage, Ticket
 from libtool.states import Owed, QueueStatus, TransferStatus
 
@@ -37,8 +37,7 @@ class Sweep:
     def __init__(self) -> None:
         self.carriers = Carriers("asking", "submitting")
         self.tasks = notices.Ledger("task")
-        #: Destinations about which something could not be found out.
-        self.unknown: set[str] = set()
+        self.arrivals = notices.Ledger("arrival")
 
     def note(self, item: SendQueue, word: str, text: str, *, at_once: bool = False) -> None:
         """A task has this trouble."""
@@ -50,9 +49,18 @@ class Sweep:
             f"librarian {row.name}"
             for row in Librarian.select(Librarian.name).join(SendQueue).where(waiting(), _IN_FLIGHT).distinct()
         }
-        for about in flying - {f"librarian {name}" for name in self.unknown}:
-            self.tasks.well(about)
-        self.tasks.settle(host, tally, lambda about: about not in flying, lambda about: host.settings.notice_after)
+        due = {
+            f"librarian {row.name}"
+            for row in Librarian.select(Librarian.name).join(Retry).where(Retry.not_before.is_null(False)).distinct()
+        }
+
+        def patience(about: str) -> float:
+            return float(host.settings.notice_after)
+
+        self.tasks.settle(host, tally, lambda about: about not in flying, patience)
+        # The next attempt follows after FIRST_DELAY, so only after more than that is it known to be over.
+        longer = 2 * attempts.FIRST_DELAY.total_seconds()
+        self.arrivals.settle(host, tally, lambda about: about not in flying | due, lambda about: longer)
         self.carriers.settle(host, tally, [QueueStatus.IN_FLIGHT])
 
 
@@ -65,9 +73,8 @@ def check(host: Host, budget: Budget, tally: Tally, step: Step | None = None) ->
         item = SendQueue.get_by_id(id)
         mover = host.mover(item.mover)
         if not budget.left:
-            sweep.unknown.add(item.destination.name)
-        elif mover is None or not sweep.carriers.open(item):
-            sweep.unknown.add(item.destination.name)
+            break
+        if mover is None or not sweep.carriers.open(item):
             tally.postponed += item.files
         else:
             _look_at(host, item, mover, sweep, tally)
@@ -81,6 +88,8 @@ def _look_at(host: Host, item: SendQueue, mover: Mover, sweep: Sweep, tally: Tal
     try:
         learn(host, item, mover, sweep, tally)
         sweep.carriers.answered(item)
+        sweep.tasks.well(f"librarian {item.destination.name}")
+        sweep.arrivals.well(f"librarian {item.destination.name}")
         notices.over(host, tally, subject(item), "check")
         return
     except (CarrierUnknown, CarrierBusy, CarrierBarred) as trouble:
@@ -90,7 +99,6 @@ def _look_at(host: Host, item: SendQueue, mover: Mover, sweep: Sweep, tally: Tal
     except LibtoolError as trouble:
         notices.trouble(host, tally, subject(item), "check", trouble.text)
     tally.postponed += item.files
-    sweep.unknown.add(item.destination.name)
 
 
 def _tend(host: Host, tally: Tally) -> None:
@@ -124,7 +132,7 @@ def learn(host: Host, item: SendQueue, mover: Mover, sweep: Sweep, tally: Tally)
         outcomes = [ItemOutcome(Arrived.UNKNOWN)] * len(files)
     else:
         outcomes = mover.outcomes(ticket, cargo(host, files, sources=False))
-    _record(host, item, files, outcomes, progress, tally)
+    _record(host, item, files, outcomes, progress, sweep, tally)
 
 
 def _keep(item: SendQueue, old: Ticket, new: Ticket) -> Ticket:
@@ -158,7 +166,13 @@ def _look_after(
 
 
 def _record(
-    host: Host, item: SendQueue, files: list[Cargo], outcomes: list[ItemOutcome], progress: Progress, tally: Tally
+    host: Host,
+    item: SendQueue,
+    files: list[Cargo],
+    outcomes: list[ItemOutcome],
+    progress: Progress,
+    sweep: Sweep,
+    tally: Tally,
 ) -> None:
     """Write down what became of every file of an item whose task is over."""
     arrived: list[int] = []
@@ -184,9 +198,7 @@ def _record(
     if passing:
         tally.postponed += len(passing)
         text = f"{len(passing)} files of {subject(item)} are sent again later: {next(iter(passing.values()))}"
-        notices.trouble(host, tally, f"librarian {item.destination.name}", "arrival", text)
-    else:
-        notices.over(host, tally, f"librarian {item.destination.name}", "arrival")
+        sweep.arrivals.note(f"librarian {item.destination.name}", item.mover, text)
 
 
 def plan() -> Iterator[str]:

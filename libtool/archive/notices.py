@@ -54,10 +54,12 @@ def forget(subject: str) -> None:
             Fault.delete().where(Fault.subject == subject).execute()
 
 
-def stands(subject: str, kind: str, *, told: bool = False) -> bool:
-    """Whether ``subject`` has this trouble now (and it was told)."""
+def recent(host: Host, subject: str, kind: str, *, told: bool = False) -> bool:
+    """Whether ``subject`` has this trouble (and it was told), and it was met not long ago."""
     fault = Fault.get_or_none(subject=subject, kind=kind)
-    return fault is not None and not (told and fault.told_time is None)
+    if fault is None or (told and fault.told_time is None):
+        return False
+    return bool((host.now() - fault.last_time).total_seconds() <= 2 * host.settings.notice_after)
 
 
 def standing() -> list[Fault]:
@@ -95,7 +97,7 @@ class Ledger:
     ) -> None:
         """Tell what is new and what is over. What the sibling of this ledger has told already is not told again."""
         for (subject, word), (text, count, at_once) in self._found.items():
-            if self._sibling and stands(subject, self._sibling + word, told=True):
+            if self._sibling and recent(host, subject, self._sibling + word, told=True):
                 continue
             more = f" (and {count - 1} more)" if count > 1 else ""
             trouble(host, tally, subject, self._mark + word, text + more, at_once=at_once)

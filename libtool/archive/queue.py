@@ -65,10 +65,23 @@ def cargo(host: Host, files: Sequence[Cargo], *, sources: bool = True) -> list[I
     ]
 
 
-def end(host: Host, item: SendQueue, status: QueueStatus, reason: str | None, *, again: datetime | None = None) -> None:
+def end(
+    host: Host,
+    item: SendQueue,
+    status: QueueStatus,
+    reason: str | None,
+    *,
+    again: datetime | None = None,
+    only: QueueStatus | None = None,
+) -> int:
     """Close an item; transfers of it that are still live become failed attempts, or with ``again`` none of theirs, and
-    are due then."""
+    are due then. With ``only`` nothing is done to an item that another run has taken further. Returns how many ended."""
+    reason = attempts.brief(reason) if reason else None
     with writing("queue item ended"):
+        mine = waiting() if only is None else SendQueue.status == only
+        change = SendQueue.update(status=status, end_time=host.now(), reason=reason)
+        if not change.where(SendQueue.id == item.id, mine).execute():
+            return 0
         left = [
             row.id
             for row in _OUT.select(_OUT.id).where(
@@ -78,26 +91,39 @@ def end(host: Host, item: SendQueue, status: QueueStatus, reason: str | None, *,
         if left:
             reasons = dict.fromkeys(left, reason or "its task ended without it")
             attempts.fail(reasons, host.now(), tell=True, counts=again is None, again=again)
-        SendQueue.update(status=status, end_time=host.now(), reason=attempts.brief(reason) if reason else None).where(
-            SendQueue.id == item.id, waiting()
-        ).execute()
     notices.forget(subject(item))
+    return len(left)
 
 
-def release(host: Host, destination: Librarian, before: datetime | None = None) -> int:
-    """End the items of a destination that wait because of some trouble (and were made before a time): their files are
-    staged anew, with what the destination says now. Returns how many files that frees."""
+def _troubled(destination: Librarian, name: str | None, before: datetime | None) -> Any:
+    """Items of a destination that wait because of some trouble (with this file in them; made before a time)."""
     held = SendQueue.select().where(
         waiting(),
         SendQueue.destination == destination.id,
         SendQueue.status == QueueStatus.QUEUED,
         SendQueue.reason.is_null(False),
     )
+    if name is not None:
+        with_it = (
+            _OUT.select(_OUT.queue).join(File).where(File.name == name, _OUT.destination == destination.id, live(_OUT))
+        )
+        held = held.where(SendQueue.id << with_it)
+    return held if before is None else held.where(SendQueue.create_time < before)
+
+
+def release(host: Host, destination: Librarian, *, name: str | None = None, before: datetime | None = None) -> int:
+    """End the items of a destination that wait because of some trouble (with this file in them; made before a time):
+    their files are staged anew, with what the destination says now. Returns how many files that frees."""
     freed = 0
-    for item in list(held if before is None else held.where(SendQueue.create_time < before)):
-        freed += len(files_of(item))
-        end(host, item, QueueStatus.FAILED, f"it is staged anew: {item.reason}", again=host.now())
+    for item in list(_troubled(destination, name, before)):
+        why = f"it is staged anew: {item.reason}"
+        freed += end(host, item, QueueStatus.FAILED, why, again=host.now(), only=QueueStatus.QUEUED)
     return freed
+
+
+def releasable(destination: Librarian, name: str | None) -> int:
+    """How many files :func:`release` would free."""
+    return sum(len(files_of(item)) for item in _troubled(destination, name, None))
 
 
 def remember(item: SendQueue, why: str | None) -> None:
@@ -151,10 +177,18 @@ class Carriers:
         self.ledger = notices.Ledger(deed, sibling)
         self._closed: set[tuple[str, str]] = set()
         self._failed: dict[tuple[str, str], int] = {}
+        self._refused: set[tuple[str, int]] = set()
 
     def open(self, item: SendQueue) -> bool:
         """Whether the item's carrier may be used for what its destination offers."""
         return not {(item.mover, ""), (item.mover, item.provider)} & self._closed
+
+    def first_refusal(self, item: SendQueue) -> bool:
+        """Whether this is the first item that the carrier refuses for this destination in this run."""
+        key = (item.mover, item.destination_id)
+        first = key not in self._refused
+        self._refused.add(key)
+        return first
 
     def answered(self, item: SendQueue) -> None:
         """The item's carrier works, for this destination, too."""
@@ -183,11 +217,16 @@ class Carriers:
 
         def gone(about: str) -> bool:
             who, _, name = about.partition(" ")
-            left = SendQueue.select().join(Librarian).where(waiting(), SendQueue.status << states)
-            if who != "librarian":
-                return not left.where(SendQueue.mover == name).exists()
-            again = Retry.select().join(Librarian).where(Librarian.name == name, Retry.not_before.is_null(False))
-            return not (left.where(Librarian.name == name).exists() or again.exists())
+            tried = (SendQueue.status << states) & (
+                (SendQueue.status != QueueStatus.QUEUED) | (Librarian.transfers_enabled & ~Librarian.removed)
+            )
+            left = SendQueue.select().join(Librarian).where(waiting(), tried)
+            again = Retry.select().join(Librarian).where(Retry.not_before.is_null(False), ~Librarian.removed)
+            if who == "librarian":
+                left, again = left.where(Librarian.name == name), again.where(Librarian.name == name)
+            else:
+                left = left.where(SendQueue.mover == name)
+            return not (left.exists() or again.exists())
 
         def patience(about: str) -> float:
             return float(host.settings.notice_after) if about.startswith("librarian ") else 0.0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import click
 
 from libtool.archive import carriers
 from libtool.commands.login import announce
 from libtool.commands.words import Frame, dry_run, pass_frame, show, with_format
-from libtool.errors import PersonNeeded
+from libtool.errors import LibtoolError, PersonNeeded
 
 
 @click.command()
@@ -33,6 +35,13 @@ def check_endpoint(frame: Frame, dry_run: bool) -> int:
             return 0
         announce(frame, node)
         rows = list(carriers.check(node))
+        if not rows:
+            raise PersonNeeded(
+                why="no store has a carrier 'globus' that is available, and globus_local_endpoint_id is not set",
+                how="Complete the configuration; then run 'libtool setup'.",
+            )
+        with suppress(LibtoolError):
+            frame.say(f"the secret was found in {node.tokens().secret()[1]}")
     show(frame, rows, ["store", "what", "same", "collection", "path", "why"])
     answers = {row["same"] for row in rows}
     return 4 if "barred" in answers else 3 if answers - {"yes"} else 0

@@ -20,9 +20,10 @@ def retry(frame: Frame, librarian: str, file: str | None, dry_run: bool) -> None
     with frame.open() as node:
         destination = librarians.get(librarian)
         if dry_run:
-            print(f"{attempts.held(destination, file)} files would be tried again at {librarian}")
+            count = attempts.held(destination, file) + queue.releasable(destination, file)
+            print(f"{count} files would be tried again at {librarian}")
             return
-        freed = queue.release(node, destination) if file is None else 0
+        freed = queue.release(node, destination, name=file)
         freed += attempts.free(destination, file, node.now())
         if file is not None and not freed:
             raise Refused(

@@ -106,6 +106,10 @@ class Mover(ABC):
         CarrierUnknown when that cannot be known.
         """
 
+    def recall(self, ticket: Ticket) -> Ticket | None:
+        """The ticket to keep when a task was made with this one, None when surely none was: asks without the items."""
+        return None
+
     @abstractmethod
     def poll(self, ticket: Ticket) -> Progress:
         """Where the task stands."""

@@ -77,7 +77,7 @@ class Transfer:
         if posted.get("submission_id") not in self.world.submission_ids:
             raise Refusal(400, "ClientError.BadRequest", "Invalid submission_id")
         known = self.world.submitted.get(posted["submission_id"])
-        if known is not None:
+        if known is not None and known.owner == token.identity:  # another's submission ids are not known to us
             return self._accepted(request, known, kind, 200, "Duplicate", "A task with this submission_id has been accepted before")
         task = self._task(posted, token, kind)
         self._check(request, task, token)

@@ -201,7 +201,8 @@ class Access:
             return False
         with self.tokens.lock():
             known = self.tokens.read().get("consents")
-            self.tokens.write(consents=None)
+            if known:
+                self.tokens.write(consents=None)
         self._transfer = None
         return bool(known)
 

@@ -15,7 +15,15 @@ from typing import Any
 
 import globus_sdk
 
-from libtool.errors import CarrierRefused, CarrierUnknown, LibtoolError, PersonNeeded, SecretMissing, SecretUnsafe
+from libtool.errors import (
+    CarrierBarred,
+    CarrierRefused,
+    CarrierUnknown,
+    LibtoolError,
+    PersonNeeded,
+    SecretMissing,
+    SecretUnsafe,
+)
 from libtool.movers.globus import access
 from libtool.movers.globus.access import KIND, Access, Definite
 from libtool.units import show_time
@@ -96,8 +104,8 @@ class Identity:
                 str(mine["access_token"]),
                 int(mine["expires_at_seconds"]),
             )
-        former = self.tokens.read(mend=True).get("secret")
         with self.tokens.lock():
+            former = [token for token in self.tokens.former() if token != refresh]
             where = self.tokens.keep(refresh, keyring=keyring)
             self.tokens.write(
                 identity=identity,
@@ -107,8 +115,7 @@ class Identity:
                 renewed=int(self._now()),
                 not_before=None,
             )
-        if former and former != refresh:
-            self._revoke(client, [former])
+        self._revoke(client, former)
         lines = [f"logged in as {identity['username']} ({identity['id']}); the refresh token is in {where}"]
         if keyring and where != "the keyring":
             lines.append("the keyring could not be used")
@@ -151,6 +158,11 @@ class Identity:
             except Definite:
                 gone.append(collection)
                 continue
+            except CarrierBarred as barred:
+                if barred.facts.get("everywhere", True):
+                    raise
+                gone.append(collection)  # it cannot be seen, so it cannot be asked about
+                continue
             if document.get("entity_type") == "GCSv5_mapped_collection" and not document.get("high_assurance"):
                 found.append(collection)
         return found, gone
@@ -192,8 +204,11 @@ class Identity:
         except (SecretMissing, SecretUnsafe):
             secret, where = "", self.tokens.path
         if not tokens and not secret:
-            return ["nobody is logged in"]
-        if tokens and (self.person or secret):
+            with self.tokens.lock():
+                self.tokens.forget()
+            return ["nobody was logged in, as far as can be seen from here; nothing is submitted before the next login"]
+        unrevoked = bool(tokens) and not (self.person or secret)
+        if tokens and not unrevoked:
             self._revoke(self._access().login_client(secret or None), tokens, strict=True)
         with self.tokens.lock():
             self.tokens.forget()
@@ -202,6 +217,11 @@ class Identity:
             if where not in (self.tokens.path, "the keyring"):
                 lines.append(f"the revoked refresh token stays in {where}: remove it yourself")
             return lines
+        if unrevoked:
+            return [
+                "logged out: nothing is submitted before the next 'libtool login'",
+                "without the client secret the access token could not be revoked; it ends by itself within two days",
+            ]
         kept = f" and stays in {where}" if where != self.tokens.path else ""
         return [
             "logged out: nothing is submitted before the next 'libtool login'",

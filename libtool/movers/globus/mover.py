@@ -136,15 +136,16 @@ class GlobusMover(Mover):
         from libtool.movers.globus.access import Definite, id_in
 
         self._be(ticket)
-        going = [item for item in items if self._fits(ticket, item)]
-        ticket = {**ticket, "size": sum(item.size for item in going)}
-        if not going:
-            return {**ticket, "task": None}
+        left_out = [item.target for item in items if not self._fits(ticket, item)]
+        going = [item for item in items if item.target not in left_out]
+        ticket = {**ticket, "size": sum(item.size for item in going), "left_out": left_out}
+        if not going:  # an earlier try may have found places for them that may be written no more
+            return {**ticket, "task": self._find(ticket, ticket["label"])}
         if self._now() - datetime.fromisoformat(ticket["made"]) > ID_AGE:
             if task := self._find(ticket, ticket["label"]):
                 return {**ticket, "task": task}
             why = "its submission id is older than a day and no task was made with it"
-            raise CarrierRefused(carrier=self.kind, why=why)
+            raise CarrierRefused(carrier=self.kind, why=why, stale=True)
         try:
             seam("globus: submit")
             document = self._document(ticket, going)
@@ -155,6 +156,12 @@ class GlobusMover(Mover):
             if found := self._adopt(ticket, refusal):
                 return {**ticket, "task": found}
             raise self._refusal(ticket, refusal) from None
+
+    def recall(self, ticket: Ticket) -> Ticket | None:
+        """Look for the task by its label."""
+        self._be(ticket)
+        task = self._find(ticket, ticket["label"])
+        return {**ticket, "task": task} if task else None
 
     def _document(self, ticket: Ticket, items: Sequence[Item]) -> Any:
         import globus_sdk
@@ -189,7 +196,7 @@ class GlobusMover(Mover):
             if str(ticket["source"]).lower() in refusal.why.lower():
                 how = "Compare globus_local_endpoint_id with the ids in the Globus web app."
                 why = f"globus_local_endpoint_id names no collection ({refusal.why})"
-                return CarrierBarred(carrier=self.kind, why=why, how=how, cause="collection")
+                return CarrierBarred(carrier=self.kind, why=why, how=how, cause="collection", sure=True)
             why = f"its destination_endpoint {ticket['destination']} is no collection at Globus; its operator must correct it"
             return CarrierRefused(carrier=self.kind, why=why, astray=True)
         return CarrierRefused(carrier=self.kind, why=refusal.why, divide=refusal.status in (400, 413))
@@ -209,8 +216,11 @@ class GlobusMover(Mover):
         def read(answer: Any) -> str | None:
             tasks = entries(answer)
             found = [task for task in tasks if str(task.get("label") or "").startswith(label)]
+            for task in tasks[:1]:
+                self._learn_identity(task)
             if not found and len(tasks) >= LISTED and str(tasks[-1].get("request_time")) > str(ticket["made"]):
-                raise ValueError("too many tasks since")
+                why = "so many tasks were made since that this one cannot be found by its label"
+                raise CarrierUnknown(carrier=self.kind, why=why, everywhere=False)
             return id_in(found[0], "task_id") if found else None
 
         wanted = {"type": "TRANSFER"} | ({"status": "ACTIVE,INACTIVE"} if live else {})
@@ -232,12 +242,29 @@ class GlobusMover(Mover):
         return str(who["id"]) if isinstance(who, dict) and "id" in who else None
 
     def _be(self, ticket: Ticket) -> None:
-        """Raise CarrierBarred when the ticket was made as somebody else: then its task could not be seen."""
-        then, mine = ticket.get("as"), self._who()
-        if then and mine and then != mine:
-            why = f"it was submitted as identity {then}, and this node is {mine} now"
+        """Raise CarrierBarred unless this is who the ticket was made as, if that was known: nobody else can see its
+        task."""
+        then = ticket.get("as")
+        if not then:
+            return
+        if self._who() is None:
+            self._ask_identity()
+        mine = self._who()
+        if then != mine:
+            why = f"it was submitted as identity {then}, and this node is {mine or 'perhaps another'} now"
             how = "Be the former again until its tasks have ended."
             raise CarrierBarred(carrier=self.kind, why=why, how=how, cause="identity", everywhere=False)
+
+    def _ask_identity(self) -> None:
+        """Find out who we are from any task of ours."""
+        from libtool.movers.globus.access import Definite, entries
+
+        try:
+            self.access.call(
+                "task_list", limit=1, read=lambda answer: [self._learn_identity(t) for t in entries(answer)]
+            )
+        except Definite as refusal:
+            raise CarrierUnknown(carrier=self.kind, why=refusal.why, everywhere=False) from None
 
     def _learn_identity(self, task: Any) -> str | None:
         """Whose a task is that we can see: it is ours, so this is who we are."""
@@ -292,7 +319,7 @@ class GlobusMover(Mover):
 
         Bytes far above the size of the batch are those of a file that is sent again and again: no movement.
         """
-        sent = min(outcome.number(task, "bytes_transferred"), 3 * ticket.get("size", 0))
+        sent = min(outcome.number(task, "bytes_transferred"), 3 * ticket["size"])
         done = [outcome.number(task, f"subtasks_{word}") for word in ("succeeded", "skipped_errors")]
         now = self._now()
         if ticket.get("moved") != [sent, *done] or "moved_at" not in ticket:
@@ -349,9 +376,10 @@ class GlobusMover(Mover):
                 lists.successful(self.access.pages("task_successful_transfers", ticket["task"]))
         except Definite:
             known = False
+        left_out = set(ticket.get("left_out") or ())
         found = []
         for item in items:
-            if not self._fits(ticket, item):
+            if item.target in left_out:
                 found.append(outcome.NO_PLACE)
             else:
                 found.append(lists.of(item, end) if known else outcome.UNKNOWN)
@@ -375,10 +403,12 @@ class GlobusMover(Mover):
         if not self.setup.person or self._unusable():
             return
         try:
+            if not self._tokens.present():
+                return
             kept = self._tokens.current()
         except (SecretMissing, SecretUnsafe):
             return  # whoever needs it is told
-        if kept and self._now().timestamp() - kept.get("renewed", 0) > USED_EVERY.total_seconds():
+        if self._now().timestamp() - kept.get("renewed", 0) > USED_EVERY.total_seconds():
             with self._tokens.lock():
                 self._tokens.write(access_token=None, expires_at=None)
             self.access.call("get_submission_id", read=lambda answer: None)
