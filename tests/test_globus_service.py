@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,14 +85,6 @@ def transfer_client(account: ServiceAccount, scope: str | None = None, retries: 
     return globus_sdk.TransferClient(
         authorizer=globus_sdk.ClientCredentialsAuthorizer(auth, scope), retry_config=quick(retries)
     )
-
-
-@pytest.fixture
-def globus(monkeypatch: pytest.MonkeyPatch) -> Iterator[GlobusService]:
-    with GlobusService() as service:
-        for name, value in service.environment().items():
-            monkeypatch.setenv(name, value)
-        yield service
 
 
 @pytest.fixture

@@ -267,12 +267,14 @@ class GlobusMover(Mover):
             raise CarrierUnknown(carrier=self.kind, why=refusal.why, everywhere=False) from None
 
     def _learn_identity(self, task: Any) -> str | None:
-        """Whose a task is that we can see: it is ours, so this is who we are."""
+        """Whose a task is that we can see: it is ours, so this is who we are. A service account is its client."""
         owner = task.get("owner_id")
-        if self.setup.person and isinstance(owner, str) and self._who() is None:
+        if not self.setup.person or not isinstance(owner, str):
+            return None
+        if self._who() is None:
             with self._tokens.lock():
                 self._tokens.write(identity={"id": owner, "username": str(task.get("username") or owner)})
-        return owner if isinstance(owner, str) else None
+        return owner
 
     # -- learning what became of it ----------------------------------------------------------------------------------------
 
