@@ -6,6 +6,8 @@ point at another file's place.
 
 from __future__ import annotations
 
+import re
+
 from libtool.errors import NameRefused
 
 #: Longest path that Linux takes, in bytes, without the closing NUL.
@@ -58,3 +60,8 @@ def above(name: str) -> list[str]:
 def is_plain_path(path: str) -> bool:
     """Whether a place that a peer names is absolute and leads nowhere up."""
     return path.startswith("/") and "\0" not in path and not {"", ".", ".."}.intersection(path[1:].split("/"))
+
+
+def is_uuid(text: object) -> bool:
+    """Whether this is an id as Globus gives them to collections and applications, in either case."""
+    return isinstance(text, str) and bool(re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text))

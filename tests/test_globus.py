@@ -199,10 +199,10 @@ def test_one_task_per_item_wherever_the_process_ends(
         snapshot.restore()
         if all(line.endswith(" ") for line in where):
             break
-        fatal += 1 if kind == "sqlite" else 2
+        fatal += 1
     with capsys.disabled():
         print(f"\nglobus: ended at {died} seams around submissions, every time one task per item")
-    assert died > (20 if kind == "sqlite" else 4)
+    assert died > 20
 
 
 def test_an_answer_lost_for_longer_than_an_id_lives_is_found_by_its_label(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 from libtool import credentials
 from libtool.commands.words import Frame, dry_run, pass_frame
 from libtool.errors import PersonNeeded, SecretMissing
+from libtool.names import is_uuid
 
 if TYPE_CHECKING:
     from libtool.node import Node
@@ -42,7 +42,7 @@ def login(
 ) -> None:
     """Log in to Globus: a person visits an address and types a code; a service account's secret is tried out."""
     for collection in more:
-        if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", collection):
+        if not is_uuid(collection):
             raise click.UsageError(f"--collection {collection} is no id of a collection")
     with frame.open() as node:
         identity = node.identity()

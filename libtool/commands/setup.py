@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import click
 
 from libtool.archive import places
 from libtool.commands.words import Frame, dry_run, pass_frame
+from libtool.names import is_uuid
 
 
 @click.command()
@@ -37,7 +36,7 @@ def setup(frame: Frame, accepted: tuple[str, ...], dry_run: bool) -> None:
             frame.say(f"made the store {name}")
         frame.say(f"librarian {node.settings.name} is ready, its catalogue is {node.database.database}")
         for each in node.settings.collections:
-            if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", each):
+            if not is_uuid(each):
                 frame.say(f"warning: '{each}' is no id of a Globus collection; nothing can be sent with it")
         if node.settings.ignored:
             frame.say(f"ignored in {node.settings.file}: {', '.join(node.settings.ignored)}")

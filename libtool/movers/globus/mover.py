@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from libtool.errors import CarrierBarred, CarrierRefused, CarrierUnknown, SecretMissing, SecretUnsafe
 from libtool.movers.base import Hitch, Item, ItemOutcome, Mover, Progress, Stage, Ticket
 from libtool.movers.globus import codes, outcome
-from libtool.names import is_plain_path, shown
+from libtool.names import is_plain_path, is_uuid, shown
 from libtool.seams import seam
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ USED_EVERY = timedelta(days=7)
 LISTED = 1000
 #: How long a task is waited for that the identity of now cannot see, when it is not known whose the task was.
 UNSEEN = timedelta(days=3)
-#: What makes a collection's id.
-_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _FLAGS: dict[str, Any] = {
     "encrypt_data": True,
     "verify_checksum": True,
@@ -91,7 +89,7 @@ class GlobusMover(Mover):
             return "globus_client_id is missing here"
         if not self.setup.collection:
             return "globus_local_endpoint_id is missing here"
-        if not _ID.fullmatch(self.setup.collection):
+        if not is_uuid(self.setup.collection):
             return "globus_local_endpoint_id here is no id of a collection"
         return ""
 
@@ -100,7 +98,7 @@ class GlobusMover(Mover):
         if why := self._unusable():
             return why
         collection = provider.get("destination_endpoint")
-        if not isinstance(collection, str) or not _ID.fullmatch(collection):
+        if not isinstance(collection, str) or not is_uuid(collection):
             return f"its destination_endpoint is no id of a collection: {shown(str(collection))[:100]}"
         if collection.lower() in self._ours and not self.setup.roots:
             return "its collection is one of ours, and local_transfer_roots names no directory that may be written"
