@@ -30,12 +30,17 @@ COMMANDS = {
     "consume-queue": ("tasks.consume_queue", "Task: ship what is queued."),
     "check-consumed-queue": ("tasks.check_consumed_queue", "Task: learn what arrived, and tell the destination."),
     "recv-clone": ("tasks.recv_clone", "Task: verify and store what is staged, and tell the source."),
+    "reconcile": ("tasks.reconcile", "Task: compare what neighbours hold with what is recorded, and settle it."),
     "retry": ("retry", "Try again what was refused or waits for a destination."),
+    "connect": ("connect", "Connect this librarian with another, together with its operator."),
     "add-librarian": ("add_librarian", "Register another librarian."),
     "remove-librarian": ("remove_librarian", "Take a librarian off the list; what was sent is remembered."),
     "get-librarian-list": ("get_librarian_list", "Show the librarians that are registered here."),
     "set-librarian-transfer": ("set_librarian_transfer", "Switch sending to a librarian on or off."),
     "change-transfer-status": ("change_transfer_status", "The same, as an older command spells it."),
+    "get-store-list": ("get_store_list", "Show the stores and their room."),
+    "set-store-state": ("set_store_state", "Switch a store on or off."),
+    "validate-file": ("validate_file", "Read the copies of a file, and show whether they are right."),
     "login": ("login", "Give this node its identity at Globus."),
     "logout": ("logout", "Give up this node's identity at Globus."),
     "whoami": ("whoami", "Show this node's identity at Globus, and prove it."),
@@ -43,7 +48,7 @@ COMMANDS = {
     "create-user": ("create_user", "Make an account for a librarian or a person."),
     "delete-user": ("delete_user", "Remove an account."),
     "list-users": ("list_users", "Show all accounts."),
-    "callback": ("callback_command", "Answer one request of a peer (CGI)."),
+    "callback": ("callback_command", "Answer one request of a peer (CGI or ssh)."),
 }
 #: Other spellings.
 ALIASES = {"receive-clone": "recv-clone"}

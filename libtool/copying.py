@@ -225,7 +225,9 @@ def _sync_file_systems(paths: list[str]) -> bool:
     except (OSError, AttributeError):
         return False
     done: set[int] = set()
-    for path in {os.path.dirname(path) for path in paths}:
+    above = {os.path.dirname(path) for path in paths}
+    # A directory that others lie in is opened itself: what lies above it may not be ours to open.
+    for path in {path if path in above else os.path.dirname(path) for path in paths}:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             device = os.fstat(descriptor).st_dev

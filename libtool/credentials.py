@@ -48,7 +48,7 @@ def write_file(path: str, secret: str, *, replace: bool = False) -> None:
         os.unlink(part)  # whoever left it there may have left it readable
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
             stream.write(secret + "\n")
             stream.flush()
             os.fsync(descriptor)

@@ -107,7 +107,10 @@ class SecretUnsafe(LibtoolError):
 
     message = "{file} holds the secret {name} but others than its owner can read it (or it has another owner)"
     meaning = "It was not read."
-    remedy = "Run 'chmod 600 {file}', and change the secret if it may have been seen."
+    remedy = (
+        "If it belongs to you, run 'chmod 600 {file}' and change the secret if it may have been seen; if it does not, run "
+        "this as the user whose librarian it is."
+    )
     exit_code = 78
     http_status = 503
 
@@ -252,7 +255,43 @@ class LibrarianExists(LibtoolError):
     message = "a librarian named {name} is registered already, at {url}"
     meaning = "Nothing was changed."
     remedy = "Run 'libtool remove-librarian --name {name}' first if its address or account changed; what was sent is remembered."
-    http_status = 409
+    http_status = 400
+
+
+class NoSignOfLife(LibtoolError):
+    """A librarian that was to be registered did not answer, or did not accept the account."""
+
+    message = "{why}"
+    meaning = "Nothing was registered."
+    remedy = "Mend it, or add --do-not-check-connection to register it all the same."
+    http_status = 400
+
+
+class UnknownStore(LibtoolError):
+    """No store of this name is configured and set up."""
+
+    message = "Store {name} does not exist"
+    meaning = "Nothing was changed."
+    remedy = "'libtool get-store-list' shows those that do."
+    http_status = 400
+
+
+class UnknownConnection(LibtoolError):
+    """No connection of this name is in the files that are looked at."""
+
+    message = "there is no connection '{name}' in {places}{guess}"
+    meaning = "Nothing was done."
+    remedy = "README, 'Another librarian', shows how to write one down."
+    exit_code = 78
+
+
+class AwayDenied(LibtoolError):
+    """Another librarian does not accept the account of a connection for what was asked."""
+
+    message = "{name} does not accept the account '{account}' for {endpoint}"
+    meaning = "Nothing was changed there."
+    remedy = "It must have the level ADMIN there (READONLY to search and to validate); check user and password of the connection."
+    exit_code = 4
 
 
 class UnknownUser(LibtoolError):
@@ -268,8 +307,8 @@ class UserExists(LibtoolError):
 
     message = "User already exists: {name}"
     meaning = "Its password and level were left alone."
-    remedy = "Run 'libtool delete-user --username {name}' first to replace it."
-    http_status = 409
+    remedy = "Run 'libtool create-user --username {name} --renew …' for a new password, or 'libtool delete-user' first."
+    http_status = 400
 
 
 class Refused(LibtoolError):
@@ -295,8 +334,9 @@ class PeerDeniesUs(LibtoolError):
     message = "librarian {name} does not accept our account '{account}' for {endpoint}"
     meaning = "Nothing can be sent to or reported to it until that is mended; nothing is lost."
     remedy = (
-        "Ask its operator for an account of the level that is needed, then run 'libtool remove-librarian --name {name}' "
-        "and 'libtool add-librarian --name {name} …' with it."
+        "Connect the two again with its operator ('libtool connect' renews the accounts on both sides), or ask for an "
+        "account of the level that is needed and run 'libtool remove-librarian --name {name}' and 'libtool add-librarian "
+        "--name {name} …' with it."
     )
     exit_code = 4
     http_status = 502
@@ -394,6 +434,14 @@ class Denied(LibtoolError):
     http_status = 401
 
 
+class Guessing(LibtoolError):
+    """A wrong password, while another wrong one is being checked; nothing is learnt from that."""
+
+    message = "another password is being checked"
+    remedy = "Ask again later."
+    http_status = 503
+
+
 class NotFound(LibtoolError):
     """There is no such thing, or none that the caller may see."""
 
@@ -413,6 +461,19 @@ class AlreadyHere(LibtoolError):
     def extra(self) -> dict[str, Any]:
         """The ids that it is about."""
         return self.facts
+
+
+class OtherContent(AlreadyHere):
+    """Somebody brings a file by hand whose name belongs to another one here. The words are those that let the stock
+    command go on with the next."""
+
+    message = "A file with other content already exists on librarian ({why})."
+    remedy = "Names are permanent: bring it under another one."
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The ids that it is about."""
+        return {key: value for key, value in self.facts.items() if key != "why"}
 
 
 class UnderWay(AlreadyHere):
@@ -437,6 +498,11 @@ class NotNow(LibtoolError):
     message = "{why}"
     remedy = "{how}"
     http_status = 406
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The ids that it is about."""
+        return {key: value for key, value in self.facts.items() if key not in ("why", "how")}
 
 
 class BadRequest(LibtoolError):

@@ -14,6 +14,8 @@ from libtool.errors import NameRefused
 PATH_MAX = 4095
 #: Longest part of a path, in bytes.
 PART_MAX = 255
+#: Most parts of a name: each but the last is a directory that has to be made.
+LEVELS = 64
 #: What the parts of no name begin with: stores and carriers keep their own marks and half-made copies so.
 RESERVED = ".libtool-"
 
@@ -35,6 +37,8 @@ def check(name: str, room: int = PATH_MAX) -> str:
         raise NameRefused(name=name, why="it is absolute; names are relative to the store")
     if length > room:
         raise NameRefused(name=name, why=f"it has {length} bytes, and the stores leave room for {room}")
+    if name.count("/") >= LEVELS:
+        raise NameRefused(name=name, why=f"it has more than {LEVELS} levels")
     for part in name.split("/"):
         if part in ("", ".", ".."):
             raise NameRefused(name=name, why="it has an empty, '.' or '..' part")
@@ -65,3 +69,14 @@ def is_plain_path(path: str) -> bool:
 def is_uuid(text: object) -> bool:
     """Whether this is an id as Globus gives them to collections and applications, in either case."""
     return isinstance(text, str) and bool(re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text))
+
+
+def is_librarian_name(text: object) -> bool:
+    """Whether this may be a librarian's name, which is also the name of its account at its neighbours."""
+    return isinstance(text, str) and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", text))
+
+
+def is_ssh_url(url: str) -> bool:
+    """Whether this is ``ssh://user@host[:port]``. Both become words of a command line: none may look like an option."""
+    place = r"[A-Za-z0-9_][A-Za-z0-9._-]*@([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?/?"
+    return bool(re.fullmatch(f"ssh://{place}", url))

@@ -17,10 +17,12 @@ from libtool.errors import ConfigurationError, DatabaseMissing, LockTaken, Refus
 from libtool.models import drivers
 
 if TYPE_CHECKING:
+    from libtool.connections import Connection
     from libtool.models.tables import Librarian
     from libtool.models.tables import Store as StoreRow
     from libtool.movers.base import Mover
     from libtool.peers.client import Peer
+    from libtool.peers.transports import Own
     from libtool.stores.base import Store
 
 #: The lock that everything shares, and that ``setup`` holds alone while it changes tables.
@@ -141,18 +143,33 @@ class Node:
         mover = self.mover("globus") if self.settings.globus_enable else None
         return [mover] if mover is not None else []
 
-    def peer(self, librarian: Librarian) -> Peer:
+    def peer(self, librarian: Librarian, *, seconds: float | None = None) -> Peer:
         """A neighbour that can be asked, with our account there."""
         account = self.reveal(librarian.authenticator) if librarian.authenticator else None
-        peer = self.stranger(librarian.name, librarian.url, librarian.port, account)
+        peer = self.stranger(librarian.name, librarian.url, librarian.port, account, seconds=seconds)
         peer.features = frozenset(librarian.features.split())
         return peer
 
-    def stranger(self, name: str, url: str, port: int | None, authenticator: str | None) -> Peer:
+    def stranger(
+        self, name: str, url: str, port: int | None, authenticator: str | None, *, seconds: float | None = None
+    ) -> Peer:
         """A librarian that is not registered here."""
         from libtool.peers import client, transports
 
-        return client.Peer(name, transports.connect(url, port), authenticator)
+        return client.Peer(name, transports.connect(url, port, self.own(), seconds), authenticator or None)
+
+    def own(self) -> Own:
+        """Our key for ssh, the host keys that we trust, and where its sockets may lie."""
+        from libtool.peers.transports import Own
+
+        state = state_directory(self.settings)
+        file = self.settings.ca_file
+        return Own(
+            os.path.join(state, "ssh.key"),
+            os.path.join(state, "ssh.known_hosts"),
+            run_directory(self.settings),
+            self.settings.path(file) if file else None,
+        )
 
     # -- secrets -----------------------------------------------------------------------------------------------
 
@@ -242,6 +259,19 @@ class Node:
         finally:
             with suppress(Exception):  # a connection that broke has let go of the lock by itself
                 self.database.execute_sql(f"SELECT pg_advisory_unlock{kind}(%s)", (key,))
+
+
+@contextmanager
+def visiting(connection: Connection) -> Iterator[Peer]:
+    """Another librarian, asked by somebody who needs none of its own."""
+    from libtool.peers import client, transports
+
+    transport = transports.connect(connection.url, connection.port)
+    peer = client.Peer(connection.name, transport, connection.authenticator)
+    try:
+        yield peer
+    finally:
+        peer.close()
 
 
 def run_directory(configuration: settings.Settings) -> str:

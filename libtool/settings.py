@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
-from libtool import parsed, units
+from libtool import names, parsed, units
 from libtool.errors import ConfigurationError, NoConfiguration
 
 Check = Callable[[Any], Any]
@@ -71,9 +71,9 @@ def _absolutes(value: Any) -> tuple[str, ...]:
 
 
 def _librarian_name(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
+    if not names.is_librarian_name(value):
         raise ValueError("expected a name of letters, digits, dots, dashes and underscores, such as site_a")
-    return value
+    return str(value)
 
 
 def _database(value: Any) -> str:
@@ -186,6 +186,12 @@ class Settings:
     displayed_site_name: str = key("What people call the site.", _text, "Site A", "Untitled Librarian")
     displayed_site_description: str = key(
         "One line about the site.", _text, "Raw data of telescope A", "No description set."
+    )
+    callback_url: str | None = key(
+        "Where other librarians reach this one; 'connect' tells it to them.", _text, "https://dtn.site-a.org", None
+    )
+    ca_file: str | None = key(
+        "Certificates (PEM) of the authority of https neighbours, when it is one of your own.", _text, "ca.pem", None
     )
     database: str = key(
         "The catalogue, as a URL. Several hosts need PostgreSQL.",

@@ -10,6 +10,7 @@ from pathlib import Path
 import peewee  # noqa: F401  here, before a command for SQLite imports it without the PostgreSQL driver
 import pytest
 
+from libtool.archive import accounts
 from libtool.node import Node
 from tests.components import postgres_server
 from tests.globus_service import GlobusService
@@ -26,6 +27,7 @@ def _own_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(accounts, "GUESS_SECONDS", 0.0)  # in this process; one test shows what it is for
 
 
 @pytest.fixture(scope="session")

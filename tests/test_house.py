@@ -26,8 +26,8 @@ OUTSIDE = {
     "requests": ("peers.http",),
     "globus_sdk": ("movers.globus",),
     "keyring": (),  # asked in a process of its own
-    "msgspec": ("peers.messages",),
-    "yaml": ("settings",),
+    "msgspec": ("peers.messages", "peers.admin"),
+    "yaml": ("settings", "connections"),
     "cryptography": ("node",),
     "xxhash": ("digest",),
 }
@@ -49,6 +49,8 @@ PLAN: dict[str, tuple[str, ...]] = {
     "settings": ("parsed", *GROUND),
     "credentials": GROUND,
     "tokens": ("credentials", *GROUND),
+    "connections": ("credentials", *GROUND),
+    "sshkeys": ("credentials", *GROUND),
     # The wings do not know each other.
     "models": ("models", *GROUND),
     "stores": ("stores", *GROUND),
@@ -62,6 +64,7 @@ PLAN: dict[str, tuple[str, ...]] = {
         "stores.base",
         "movers.base",
         "peers.messages",
+        "peers.admin",
         "peers.features",
         "peers.client",
         "peers.passwords",
@@ -70,18 +73,20 @@ PLAN: dict[str, tuple[str, ...]] = {
     # For the one decision "which of the offered carriers": the table of kinds in movers/__init__.py, no carrier.
     "archive.staging": ("archive", "models.base", "models.tables", "movers", "peers.messages", "peers.features", "peers.client", *GROUND),
     # The only one that wires.
-    "node": ("settings", "credentials", "tokens", *WINGS, *GROUND),
+    "node": ("settings", "credentials", "tokens", "connections", *WINGS, *GROUND),
     # The peers' door.
-    "endpoints": ("endpoints", "archive", "node", "peers.messages", "peers.features", "peers.passwords", *GROUND),
+    "endpoints": ("endpoints", "archive", "node", "peers.messages", "peers.admin", *GROUND),
+    "endpoints.table": GROUND,
     # The same; it asks models.base which database errors pass, to answer "busy" rather than "internal error".
-    "endpoints.router": ("archive", "node", "models.base", "peers.messages", "peers.features", "peers.passwords", *GROUND),
+    "endpoints.router": ("endpoints.table", "archive", "node", "models.base", "peers.messages", "peers.features", "peers.passwords", *GROUND),
     # The same, and for types alone the rows that it turns into messages.
-    "endpoints.search": ("endpoints", "archive", "node", "peers.messages", "models.tables", *GROUND),
+    "endpoints.search": ("endpoints", "archive", "node", "peers.messages", "peers.admin", "models.tables", *GROUND),
     # The doors of people and of the clock: archive and node, never rows, stores, carriers or peers.
-    "commands": ("commands", "archive", "node", "settings", "credentials", "", *GROUND),
+    "commands": ("commands", "archive", "node", "settings", "credentials", "sshkeys", "", *GROUND),
     "commands.callback": ("endpoints", "node", "settings", *GROUND),
     "commands.callback_command": ("commands.callback", "commands.words", *GROUND),
-    "commands.words": ("node", *GROUND),
+    # It opens the desk that a command works at: this librarian's, or another's behind a connection.
+    "commands.words": ("archive.desk", "archive.here", "archive.away", "connections", "node", *GROUND),
     "commands.tasks": ("commands.tasks.frame", "commands.words", "archive", "node", *GROUND),
     # The chimney. It turns a database error into an exit code and asks models.base which kind it is, and it chooses the
     # database driver before a command imports peewee.
@@ -90,7 +95,7 @@ PLAN: dict[str, tuple[str, ...]] = {
 }
 #: Rooms that one would not guess from the plan, with what they must never import even so.
 NEVER = {
-    "archive": ("settings", "stores.posix", "movers.local", "movers.rsync", "movers.direct", "movers.globus", "tokens", "peers.http", "peers.exec", "peers.transports"),
+    "archive": ("settings", "stores.posix", "movers.local", "movers.rsync", "movers.direct", "movers.globus", "tokens", "peers.http", "peers.exec", "peers.ssh", "peers.transports", "connections", "sshkeys"),
     "commands.tasks": ("commands.demo", "endpoints"),
 }
 LONGEST = 600

@@ -1,11 +1,8 @@
-"""The same clone between two librarians over HTTP through CGI: a small server of our own, and lighttpd where it is."""
+"""The same clone between two librarians over HTTP through CGI, with a small server of our own."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -13,7 +10,6 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.cgi_server import serving
-from tests.components import program
 from tests.sites import Pair, make_pair, tree
 
 Databases = Callable[[str], "str | None"]
@@ -48,58 +44,6 @@ def test_a_clone_over_http_through_cgi(tmp_path: Path, databases: Databases) -> 
     assert len([path for path in requests if "ping" not in path]) <= 4 * batches
 
 
-@contextmanager
-def lighttpd(top: Path, configs: dict[str, str], port: int) -> Iterator[None]:
-    """A real lighttpd with mod_cgi, each librarian below a path of its own."""
-    binary = program("lighttpd", "lighttpd")
-    (top / "empty").mkdir()
-    for name, config in configs.items():
-        script = top / f"callback-{name}"
-        script.write_text(f"#!/bin/sh\nLIBTOOL_CONFIG='{config}' exec '{sys.executable}' -m libtool callback\n")
-        script.chmod(0o755)
-    aliases = ", ".join(f'"/{name}/api/v2" => "{top}/callback-{name}"' for name in configs)
-    (top / "lighttpd.conf").write_text(
-        f"""
-server.modules = ( "mod_alias", "mod_cgi" )
-server.bind = "127.0.0.1"
-server.port = {port}
-server.document-root = "{top}/empty"
-alias.url = ( {aliases} )
-$HTTP["url"] =~ "/api/v2($|/)" {{ cgi.assign = ( "" => "" ) }}
-"""
-    )
-    process = subprocess.Popen([binary, "-D", "-f", str(top / "lighttpd.conf")], cwd=top)
-    try:
-        for _ in range(200):
-            try:
-                urlopen(f"http://127.0.0.1:{port}/a/api/v2/ping/", timeout=5)
-            except HTTPError:
-                break  # it answers, if only with 401 or 405
-            except OSError:
-                process.poll()
-                subprocess.run(["true"], check=True)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_a_clone_through_lighttpd(tmp_path: Path) -> None:
-    port = free_port()
-    configs = {name: str(tmp_path / name / "config.yaml") for name in ("a", "b")}
-    with lighttpd(tmp_path, configs, port):
-        pair = make_pair(tmp_path, None, lambda site: (f"http://127.0.0.1/{site.name}", port))
-        clone(pair, write_files(tmp_path, 100))
-
-
 def test_a_peer_that_cannot_log_in_is_told_nothing(tmp_path: Path) -> None:
     configs: dict[str, str] = {}
     with serving(configs) as (port, _):
@@ -110,5 +54,3 @@ def test_a_peer_that_cannot_log_in_is_told_nothing(tmp_path: Path) -> None:
             urlopen(request)
         assert refused.value.code == 401
         assert b"config" not in refused.value.read()
-
-

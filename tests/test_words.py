@@ -15,12 +15,22 @@ import pytest
 import yaml
 
 from libtool import cli, errors, settings
+from libtool.endpoints.table import ENDPOINTS
 from tests.components import program
 
 TOP = Path(__file__).parent.parent
 TASKS = sorted(name for name, (module, _) in cli.COMMANDS.items() if module.startswith("tasks."))
 #: Commands that show rows or a state, so that scripts want them as JSON.
-SHOWING = ["check-endpoint", "get-librarian-list", "list-users", "search-files", "status", "whoami"]
+SHOWING = [
+    "check-endpoint",
+    "get-librarian-list",
+    "get-store-list",
+    "list-users",
+    "search-files",
+    "status",
+    "validate-file",
+    "whoami",
+]
 #: Commands that change or send nothing, and the one that only works in a directory of its own.
 HARMLESS = {*SHOWING, "callback", "demo"}
 
@@ -299,3 +309,22 @@ def test_the_example_loads_as_json(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(yaml.safe_load(settings.example())))
     assert settings.load(str(path)).name
+
+
+# -- the table of trust -------------------------------------------------------------------------------------------
+
+
+def trust() -> str:
+    """README's table of all endpoints, as the code has it."""
+    rows = [("endpoint", "level", "whose", "at most")]
+    for name, each in ENDPOINTS.items():
+        most = "max_body_bytes" if each.most is None else f"{each.most // 1024} KiB"
+        rows.append((f"``{name}``", each.level.name, each.owner.value, most))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rule = "  ".join("=" * width for width in widths)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+
+
+def test_the_readme_shows_the_table_of_trust() -> None:
+    assert trust() in readme()

@@ -90,6 +90,12 @@ def complete(destination: Librarian, stored: Iterable[tuple[int, int]], now: dat
     table = OutgoingTransfer
     for store, ids in by_store.items():
         mine = (among(table.id, ids)) & (table.destination == destination.id)
+        # A librarian takes a file only when it has no copy of it: what was known of another store is over.
+        RemoteInstance.delete().where(
+            RemoteInstance.librarian == destination.id,
+            RemoteInstance.store_id != store,
+            RemoteInstance.file << table.select(table.file).where(mine),
+        ).execute()
         RemoteInstance.insert_from(
             table.select(table.file, table.destination, SQL(str(int(store))), SQL(str(to_microseconds(now)))).where(
                 mine
@@ -129,6 +135,24 @@ def held(destination: Librarian, name: str | None) -> int:
     """How many files are parked or wait for their next attempt, or for the destination to be done with them."""
     tables: list[type[Retry] | type[OutgoingTransfer]] = [Retry, OutgoingTransfer]
     return sum(int(t.select(fn.COUNT(t.id)).where(_waiting(t, destination, name)).scalar()) for t in tables)
+
+
+def by_hand(destination: Librarian, name: str | None) -> Expression:
+    """The condition for transfers of a manifest, which no carrier has: their files travel on a disk."""
+    table = OutgoingTransfer
+    condition = (table.destination == destination.id) & live(table) & table.queue.is_null() & table.remote_id.is_null()
+    condition &= table.status > SQL("0")
+    if name is not None:
+        condition &= table.file << File.select(File.id).where(File.name == name)
+    return condition
+
+
+def give_up_by_hand(destination: Librarian, name: str | None, now: datetime) -> int:
+    """Send what was to travel on a disk by itself after all; should the disk arrive, that is fine, too."""
+    table = OutgoingTransfer
+    with writing("by hand no more"):
+        ids = [row.id for row in table.select(table.id).where(by_hand(destination, name))]
+        return len(fail(dict.fromkeys(ids, "it did not travel by hand"), now, tell=False, counts=False))
 
 
 def free(destination: Librarian, name: str | None, now: datetime) -> int:

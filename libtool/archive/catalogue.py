@@ -9,8 +9,8 @@ from typing import Any
 from peewee import SQL, fn
 
 from libtool.archive import notices, queue, runs
-from libtool.archive.hands import Host
-from libtool.models.base import among
+from libtool.archive.hands import Host, portions
+from libtool.models.base import among, raw_rows
 from libtool.models.tables import (
     Fault,
     File,
@@ -24,7 +24,8 @@ from libtool.models.tables import (
     live,
 )
 from libtool.models.tables import Store as StoreRow
-from libtool.states import QueueStatus, TransferStatus
+from libtool.peers.messages import DeliveredFile, KnownFile
+from libtool.states import DeletionPolicy, QueueStatus, TransferStatus
 from libtool.units import show_time
 
 #: A live transfer older than this is stuck: every task has had its chance, day and night.
@@ -56,9 +57,8 @@ def copies(files: Iterable[File]) -> dict[int, list[Instance]]:
     """Our copies of these files, each with its store, by file."""
     found: dict[int, list[Instance]] = {}
     ids = [file.id for file in files]
-    for instance in (
-        Instance.select(Instance, StoreRow).join(StoreRow).where(among(Instance.file, ids)).order_by(Instance.id)
-    ):
+    query = Instance.select(Instance, StoreRow, File).join(StoreRow).switch(Instance).join(File)
+    for instance in query.where(among(Instance.file, ids)).order_by(Instance.id):
         found.setdefault(instance.file_id, []).append(instance)
     return found
 
@@ -71,6 +71,71 @@ def remote_copies(files: Iterable[File]) -> dict[int, list[RemoteInstance]]:
     for remote in rows.order_by(RemoteInstance.id):
         found.setdefault(remote.file_id, []).append(remote)
     return found
+
+
+def known(wanted: list[str]) -> dict[str, KnownFile]:
+    """What is known of the files of these names, and in which store a copy of each is."""
+    found = {}
+    for piece in portions(wanted, 5000):
+        store = Instance.select(fn.MIN(Instance.store)).where(Instance.file == File.id, Instance.available)
+        rows = File.select(File.name, File.size, File.checksum, store).where(among(File.name, piece))
+        for name, size, checksum, home in raw_rows(rows):
+            found[name] = KnownFile(size, checksum, home)
+    return found
+
+
+def delivered(librarian: str, after: int, limit: int) -> list[DeliveredFile]:
+    """The next files of which a neighbour is thought to have a copy."""
+    columns = (RemoteInstance.id, File.name, File.size, File.checksum, File.uploader)
+    rows = RemoteInstance.select(*columns).join(File).switch(RemoteInstance).join(Librarian)
+    rows = rows.where(Librarian.name == librarian, RemoteInstance.id > after)
+    return [DeliveredFile(*row) for row in raw_rows(rows.order_by(RemoteInstance.id).limit(limit))]
+
+
+def instances(
+    limit: int,
+    *,
+    id: int | None = None,
+    name: str | None = None,
+    store_id: int | None = None,
+    store: str | None = None,
+    available: bool | None = None,
+    policy: DeletionPolicy | None = None,
+    created: datetime | None = None,
+) -> list[Instance]:
+    """Copies here that fulfil all given conditions, each with its file and store."""
+    given: list[tuple[Any, Any]] = [
+        (Instance.id, id),
+        (File.name, name),
+        (Instance.store, store_id),
+        (StoreRow.name, store),
+    ]
+    given += [(Instance.available, available), (Instance.deletion_policy, policy), (Instance.create_time, created)]
+    query = Instance.select(Instance, File, StoreRow).join(File).switch(Instance).join(StoreRow)
+    return list(_all_given(query, given).order_by(Instance.id).limit(limit))
+
+
+def remote_instances(
+    limit: int,
+    *,
+    id: int | None = None,
+    name: str | None = None,
+    store_id: int | None = None,
+    librarian: int | None = None,
+    copied: datetime | None = None,
+) -> list[RemoteInstance]:
+    """Copies at neighbours that fulfil all given conditions, each with its file and librarian."""
+    given: list[tuple[Any, Any]] = [(RemoteInstance.id, id), (File.name, name), (RemoteInstance.store_id, store_id)]
+    given += [(RemoteInstance.librarian, librarian), (RemoteInstance.copy_time, copied)]
+    query = RemoteInstance.select(RemoteInstance, File, Librarian).join(File).switch(RemoteInstance).join(Librarian)
+    return list(_all_given(query, given).order_by(RemoteInstance.id).limit(limit))
+
+
+def _all_given(query: Any, conditions: list[tuple[Any, Any]]) -> Any:
+    for field, value in conditions:
+        if value is not None:
+            query = query.where(field == value)
+    return query
 
 
 def status(host: Host) -> dict[str, Any]:

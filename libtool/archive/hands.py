@@ -35,14 +35,19 @@ class Host(Protocol):
     def carriers(self) -> Iterable[Mover]:
         """The carriers that need looking after although nothing is to be carried."""
 
-    def peer(self, librarian: Librarian) -> Peer:
-        """A neighbour that can be asked."""
+    def peer(self, librarian: Librarian, *, seconds: float | None = None) -> Peer:
+        """A neighbour that can be asked; ``seconds``: how long an answer is waited for, when it is less than usual."""
 
-    def stranger(self, name: str, url: str, port: int | None, authenticator: str) -> Peer:
+    def stranger(
+        self, name: str, url: str, port: int | None, authenticator: str | None, *, seconds: float | None = None
+    ) -> Peer:
         """A librarian that is not registered here."""
 
     def key(self) -> bytes:
         """The encryption key."""
+
+    def conceal(self, secret: str) -> str:
+        """A secret as the database may keep it."""
 
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Hold the lock ``name`` for the time of the block; LockTaken when somebody else has it."""

@@ -91,7 +91,7 @@ def ingest(
     One that cannot be taken is named in the tally and does not stop the others.
     """
     with ExitStack() as held:
-        claim = _claim(host, held)
+        claim = claim_slot(host, held)
         intake.settle(host, claim, tally)
         row, store = _store(host, order)
         limit = places.name_room(host)
@@ -114,8 +114,8 @@ def ingest(
         return known
 
 
-def _claim(host: Host, held: ExitStack) -> str:
-    """The first free slot; its lock is held until the ingest ends."""
+def claim_slot(host: Host, held: ExitStack) -> str:
+    """The first free slot; its lock is held as long as ``held``, and what bears its name belongs to this process."""
     for slot in range(SLOTS):
         with suppress(LockTaken):
             held.enter_context(host.lock(f"ingest-{slot}"))

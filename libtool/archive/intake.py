@@ -218,7 +218,7 @@ def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[Staged]], pol
                 file=File.select(File.id).where(same),
             ).where(mine, fn.EXISTS(File.select(SQL("1")).where(same))).execute()
             done = mine & (_IN.status == TransferStatus.COMPLETED)
-            _IN.update(owed=Owed.COMPLETION).where(done, _IN.source != "").execute()
+            _IN.update(owed=Owed.COMPLETION).where(done, _answerable()).execute()
             late += [id for (id,) in raw_rows(_IN.select(_IN.id).where(mine, _IN.status != TransferStatus.COMPLETED))]
     return late
 
@@ -231,7 +231,12 @@ def refuse(host: Host, reasons: dict[int, str]) -> None:
             _IN.update(
                 status=TransferStatus.FAILED, end_time=host.now(), reason=attempts.brief(reason), claim=None
             ).where(among(_IN.id, ids), live(_IN)).execute()
-        _IN.update(owed=Owed.FAILURE).where(among(_IN.id, list(reasons)), _IN.source != "").execute()
+        _IN.update(owed=Owed.FAILURE).where(among(_IN.id, list(reasons)), _answerable()).execute()
+
+
+def _answerable() -> Any:
+    """The condition that somebody waits to hear of it: no ingest, and nothing that was brought without a number."""
+    return (_IN.source != "") & (_IN.source_transfer_id >= 0)
 
 
 # -- telling the sources ------------------------------------------------------------------------------------------
@@ -244,8 +249,12 @@ class Debt(NamedTuple):
     source_id: int
     store: int
     checksum: str
+    name: str
     owed: int
     reason: str | None
+
+
+_DEBT = (_IN.id, _IN.source_transfer_id, _IN.store, _IN.checksum, _IN.name, _IN.owed, _IN.reason)
 
 
 def report(host: Host, budget: Budget, tally: Tally) -> None:
@@ -254,10 +263,8 @@ def report(host: Host, budget: Budget, tally: Tally) -> None:
     random.shuffle(sources)  # none is always the last when time is short
     for n, name in enumerate(sources):
         librarian = Librarian.get_or_none(Librarian.name == name, ~Librarian.removed)
-        owed = _IN.select(_IN.id, _IN.source_transfer_id, _IN.store, _IN.checksum, _IN.owed, _IN.reason).where(
-            owing(_IN), _IN.source == name
-        )
-        if librarian is None or librarian.authenticator is None:
+        owed = _IN.select(*_DEBT).where(owing(_IN), _IN.source == name)
+        if librarian is None:
             tally.postponed += owed.count()
             text = f"what arrived from it cannot be reported: run 'libtool add-librarian --name {name} …'"
             notices.trouble(host, tally, f"librarian {name}", "unknown", text)
@@ -288,7 +295,7 @@ def _report_batch(host: Host, peer: Peer, rows: list[Debt]) -> None:
     report = messages.Report()
     for row in rows:
         if row.owed == Owed.COMPLETION:
-            report.completed.append(messages.Completed(row.source_id, row.id, row.store, row.checksum))
+            report.completed.append(messages.Completed(row.source_id, row.id, row.store, row.checksum, row.name))
         else:
             report.failed.append(messages.Failed(row.source_id, row.id, (row.reason or "")[:1000]))
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 from peewee import fn
 
 from libtool.archive.hands import Host
-from libtool.errors import StoreUnavailable
-from libtool.models.base import writing
+from libtool.errors import StoreUnavailable, UnknownStore
+from libtool.models.base import current, longest_name, writing
 from libtool.models.tables import IncomingTransfer, live
 from libtool.models.tables import Store as StoreRow
 from libtool.states import TransferStatus
@@ -27,6 +30,46 @@ def register(host: Host, accept: tuple[str, ...] = ()) -> list[str]:
                 ).on_conflict_ignore().execute()
             new.append(wanted.store_name)
     return new
+
+
+def get(name: str) -> StoreRow:
+    """The store of this name; UnknownStore when there is none."""
+    found = StoreRow.get_or_none(StoreRow.name == name)
+    if found is None:
+        raise UnknownStore(name=name)
+    known: StoreRow = found
+    return known
+
+
+def set_enabled(name: str, enabled: bool) -> None:
+    """An operator's switch: nothing is read from or written to a disabled store; what waits for it goes on later."""
+    with writing("switch store"):
+        if not StoreRow.update(enabled=enabled).where(StoreRow.name == name).execute():
+            raise UnknownStore(name=name)
+
+
+def survey(host: Host) -> list[dict[str, Any]]:
+    """Every store: what it is, whether it may be used, whether it can be used on this host now, and its room in bytes
+    (-1 when it cannot)."""
+    rows = []
+    for row in in_order(host):
+        wanted = host.settings.store(row.name)
+        free = -1
+        with suppress(StoreUnavailable):
+            store = host.store(row)
+            store.check()
+            free = max(0, room(row, store))
+        rows.append(
+            {
+                "name": row.name,
+                "store_type": row.kind,
+                "ingestible": bool(wanted is not None and wanted.ingestible),
+                "enabled": bool(row.enabled),
+                "available": free >= 0,
+                "free_space": free,
+            }
+        )
+    return rows
 
 
 def in_order(host: Host) -> list[StoreRow]:
@@ -63,9 +106,14 @@ def room(row: StoreRow, store: Store) -> int:
     return store.room(staged, int(sum(sums.values()) or 0))
 
 
+def path_of(host: Host, row: StoreRow, name: str) -> str | None:
+    """Where a copy lies; None when its store is not configured any more."""
+    return host.store(row).path(name) if host.settings.store(row.name) is not None else None
+
+
 def name_room(host: Host) -> int:
-    """The longest name that fits into every configured store, in bytes."""
-    return min((host.store(row).name_room() for row in in_order(host)), default=4095)
+    """The longest name that fits into every configured store and into the catalogue, in bytes."""
+    return min([longest_name(current()), *(host.store(row).name_room() for row in in_order(host))])
 
 
 def home_of(host: Host, path: str) -> tuple[str | None, str | None]:

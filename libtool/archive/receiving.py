@@ -23,7 +23,6 @@ from libtool.errors import (
     NoRoom,
     Refused,
     StoreUnavailable,
-    TooLarge,
     UnderWay,
 )
 from libtool.models.base import among, current, insert_rows, raw_rows, serialise, writing
@@ -87,10 +86,6 @@ def stage(host: Host, caller: Caller, request: BatchStage, *, stock: bool) -> Ba
     """
     if request.source != caller.name and not caller.admin:
         raise Denied()
-    if len(request.uploads) > host.settings.max_batch_items:
-        raise TooLarge(
-            why=f"{len(request.uploads)} files in one request; at most {host.settings.max_batch_items} are taken"
-        )
     if request.total_size < 0 or any(item.upload_size < 0 for item in request.uploads):
         raise Refused(why="a file cannot have a negative size", how="Check the sizes.")
     usable = places.ingestible(host)
@@ -281,8 +276,8 @@ def _sort_out_live(source: str, wanted: dict[str, UploadItem], sorting: _Sorting
             elif row.source == source and (row.status < TransferStatus.STAGED or not equal):
                 sorting.superseded.append(row.id)
             else:
-                owner = f"librarian {row.source}" if row.source else "an operator here"
-                sorting.refuse(wanted.pop(row.name), BUSY, f"it is just being brought by {owner}")
+                # Who that is, is not the caller's business.
+                sorting.refuse(wanted.pop(row.name), BUSY, "somebody else is just bringing a file of that name")
 
 
 def clashing(wanted: Iterable[str]) -> list[str]:
@@ -360,6 +355,17 @@ def end(ids: list[int], status: TransferStatus, host: Host, reason: str) -> int:
         .where(among(_IN.id, ids), live(_IN))
         .execute()
     )
+
+
+def paired(pairs: list[tuple[int, int]], caller: Caller) -> list[int]:
+    """Our numbers of those ``(source's number, ours)`` that belong together: one of us may have been restored and use
+    its numbers anew."""
+    found: list[int] = []
+    for piece in portions(pairs, _PIECE):
+        wanted = {ours: theirs for theirs, ours in piece}
+        rows = raw_rows(_IN.select(_IN.id, _IN.source_transfer_id).where(among(_IN.id, list(wanted)), owned(caller)))
+        found += [id for id, source_id in rows if wanted[id] == source_id]
+    return found
 
 
 def states(ids: list[int], caller: Caller) -> dict[int, TransferStatus | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from libtool import names
-from libtool.archive import attempts, librarians, staging
+from libtool.archive import attempts, librarians, notices, settling, staging
 from libtool.archive.hands import Budget, Host, Tally
 from libtool.archive.queue import Step
 from libtool.errors import PeerRefused
@@ -26,9 +26,13 @@ def report(host: Host, budget: Budget, tally: Tally, step: Step | None = None) -
     destinations = librarians.shuffled(Librarian.select().where(Librarian.id << owed))
     for n, destination in enumerate(destinations):
         waits = _OUT.select().where(_OUT.destination == destination.id, owing(_OUT))
-        if destination.removed or destination.authenticator is None:
+        subject = f"librarian {destination.name}"
+        if destination.removed:
             tally.postponed += waits.count()
+            text = f"it cannot be told what lies in its staging area: run 'libtool add-librarian --name {destination.name} …'"
+            notices.trouble(host, tally, subject, "unknown", text)
             continue
+        notices.over(host, tally, subject, "unknown")
         part = budget.share(len(destinations) - n)
         deed = partial(_settle_with, host, destination, part, tally, step)
         librarians.ask(host, destination, tally, "reports", waits.count, deed)
@@ -76,6 +80,9 @@ def _report_staged(
             _OUT.update(owed=Owed.NOTHING).where(among(_OUT.id, taken)).execute()
             ended = attempts.fail(lost, host.now(), tell=False)
             _OUT.update(owed=Owed.NOTHING).where(among(_OUT.id, list(lost)), _OUT.owed == Owed.STAGED).execute()
+        if peer.can(features.COMPARE):
+            there = [id for n, id in remote.items() if states.get(n) is TransferStatus.COMPLETED]
+            settling.record_stored(host, destination, peer, there)
         called = attempts.named(row.id for row in ended)
         for id, name in called.items():
             tally.problem(f"'{names.shown(name)}' for {destination.name}: {lost[id]}")

@@ -7,7 +7,7 @@ from libtool.archive.accounts import Caller
 from libtool.archive.hands import Host, Tally
 from libtool.archive.librarians import probe
 from libtool.archive.staging import Offer, Wish
-from libtool.errors import CannotResend, Denied, LibtoolError, PeerUnreachable
+from libtool.errors import CannotResend, DatabaseBusy, Denied, LibtoolError
 from libtool.models.base import writing
 from libtool.models.tables import File, Librarian, OutgoingTransfer, RemoteInstance, live
 from libtool.peers.client import Peer
@@ -80,5 +80,7 @@ def _stage(host: Host, destination: Librarian, peer: Peer, transfer: OutgoingTra
     offer = Offer(transfer.id, file.name, file.size, file.checksum, file.uploader, file.id)
     try:
         sending.stage(host, destination, peer, [offer], Wish(), Tally())
-    except PeerUnreachable as trouble:
+    except DatabaseBusy:
+        raise
+    except LibtoolError as trouble:
         raise CannotResend(why=trouble.reason) from None

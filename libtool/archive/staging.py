@@ -263,8 +263,12 @@ def tell_failures(host: Host, destination: Librarian, peer: Peer) -> None:
         )
         if not rows:
             return
-        ids = [row.remote_id for row in rows if row.remote_id is not None]
-        peer.ask("checkin/update", messages.CheckinUpdate([], ids, TransferStatus.FAILED), messages.CheckinUpdated)
+        pairs = [messages.Pair(row.id, row.remote_id) for row in rows if row.remote_id is not None]
+        if peer.can(features.COMPARE):  # by both numbers: a restored librarian uses its own anew
+            peer.ask("libtool/clone/given_up", messages.Staged(pairs), messages.StagedAnswer)
+        else:
+            ids = [pair.destination_transfer_id for pair in pairs]
+            peer.ask("checkin/update", messages.CheckinUpdate([], ids, TransferStatus.FAILED), messages.CheckinUpdated)
         with writing("failure told"):
             _OUT.update(owed=Owed.NOTHING).where(
                 among(_OUT.id, [row.id for row in rows]), _OUT.owed == Owed.FAILURE

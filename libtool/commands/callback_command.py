@@ -8,13 +8,18 @@ from libtool.commands.words import Frame, pass_frame
 
 
 @click.command()
+@click.option(
+    "--as", "account", metavar="ACCOUNT", help="For the forced command of a key in authorized_keys: whose it is."
+)
 @pass_frame
-def callback_command(frame: Frame) -> None:
+def callback_command(frame: Frame, account: str | None) -> None:
     """Answer one request of another librarian: CGI environment and standard input in, CGI response out.
 
-    A web server starts it (config/ shows how), or another librarian on this machine through an exec:// URL. The
-    script libtool-callback does the same.
+    A web server starts it (config/ shows how), another librarian on this machine through an exec:// URL, or sshd as the
+    forced command of another librarian's key. The script libtool-callback does the same.
     """
     from libtool.commands import callback
 
+    if account is not None:
+        callback.serve_key(frame.config, account)
     callback.serve(frame.config)

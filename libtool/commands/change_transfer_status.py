@@ -15,4 +15,4 @@ from libtool.commands.words import Frame, dry_run, pass_frame
 @pass_frame
 def change_transfer_status(frame: Frame, librarian: str, enabled: bool, dry_run: bool) -> None:
     """Switch sending to a librarian on or off; the same as set-librarian-transfer."""
-    switch(frame, librarian, enabled, dry_run)
+    switch(frame, librarian, enabled, None, dry_run)

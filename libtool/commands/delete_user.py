@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import click
 
-from libtool.archive import accounts
-from libtool.commands.words import Frame, dry_run, pass_frame
-from libtool.errors import UnknownUser
+from libtool.commands.words import Frame, at_connection, dry_run, pass_frame
 
 
 @click.command()
 @click.option("--username", required=True, metavar="U", help="Which one.")
+@at_connection
 @dry_run
 @pass_frame
-def delete_user(frame: Frame, username: str, dry_run: bool) -> None:
+def delete_user(frame: Frame, username: str, connection: str | None, dry_run: bool) -> None:
     """Remove an account; what it brought stays."""
-    with frame.open():
+    with frame.desk(connection) as desk:
         if dry_run:
-            if username not in {user.username for user in accounts.everybody()}:
-                raise UnknownUser(name=username)
+            desk.user(username)
             print(f"would delete {username}")
             return
-        accounts.delete(username)
+        desk.delete_user(username)
         frame.say(f"account {username} is deleted")

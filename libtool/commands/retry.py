@@ -12,10 +12,13 @@ from libtool.names import shown
 
 @click.command()
 @click.option("--librarian", required=True, metavar="NAME", help="At which destination.")
+@click.option(
+    "--by-hand", is_flag=True, help="Also what a manifest meant to travel on a disk: it is sent by itself after all."
+)
 @click.argument("file", required=False)
 @dry_run
 @pass_frame
-def retry(frame: Frame, librarian: str, file: str | None, dry_run: bool) -> None:
+def retry(frame: Frame, librarian: str, by_hand: bool, file: str | None, dry_run: bool) -> None:
     """Free FILE (default: everything) that is parked or waits for a destination; send-clone then takes it up."""
     with frame.open() as node:
         destination = librarians.get(librarian)
@@ -23,6 +26,8 @@ def retry(frame: Frame, librarian: str, file: str | None, dry_run: bool) -> None
             count = attempts.held(destination, file) + queue.releasable(destination, file)
             print(f"{count} files would be tried again at {librarian}")
             return
+        if by_hand:
+            attempts.give_up_by_hand(destination, file, node.now())
         freed = queue.release(node, destination, name=file)
         freed += attempts.free(destination, file, node.now())
         if file is not None and not freed:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from libtool.archive import catalogue
-from libtool.commands.words import Frame, pass_frame, show, with_format
+from libtool.archive.desk import Terms
+from libtool.commands.words import Frame, at_connection, pass_frame, show, with_format
 from libtool.errors import Usage
-from libtool.units import parse_time, show_time
+from libtool.units import parse_time
 
 
 @click.command()
@@ -25,6 +23,7 @@ from libtool.units import parse_time, show_time
     show_default=True,
     help="At most so many, the newest first.",
 )
+@at_connection
 @with_format
 @pass_frame
 def search_files(
@@ -35,6 +34,7 @@ def search_files(
     create_time_start: str | None,
     create_time_end: str | None,
     max_results: int,
+    connection: str | None,
 ) -> None:
     """Show files and where their copies are, here and at direct neighbours."""
     window = None
@@ -43,38 +43,9 @@ def search_files(
             window = (parse_time(create_time_start or "0001-01-01"), parse_time(create_time_end or "9999-12-31"))
         except (ValueError, OverflowError) as wrong:
             raise Usage(why=f"a time is not ISO 8601: {wrong}", command="search-files") from None
-    with frame.open() as node:
-        found = catalogue.search(name=name, uploader=uploader, source=source, window=window, limit=max_results)
-        copies, remote = catalogue.copies(found), catalogue.remote_copies(found)
-        rows: list[dict[str, Any]] = [
-            {
-                "name": file.name,
-                "size": file.size,
-                "checksum": file.checksum,
-                "uploader": file.uploader,
-                "source": file.source,
-                "create_time": show_time(file.create_time),
-                "instances": [
-                    {
-                        "store": copy.store.name,
-                        "path": node.store(copy.store).path(file.name)
-                        if node.settings.store(copy.store.name)
-                        else None,
-                        "available": copy.available,
-                    }
-                    for copy in copies.get(file.id, [])
-                ],
-                "remote_instances": [
-                    {
-                        "librarian": copy.librarian.name,
-                        "store_id": copy.store_id,
-                        "copy_time": show_time(copy.copy_time),
-                    }
-                    for copy in remote.get(file.id, [])
-                ],
-            }
-            for file in found
-        ]
+    terms = Terms(name, uploader, source, window, max_results)
+    with frame.desk(connection) as desk:
+        rows = desk.search(terms)
     flat = [
         row
         | {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,6 +17,7 @@ from libtool.names import shown
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from libtool.archive.desk import Desk
     from libtool.node import Node
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,6 +36,22 @@ class Frame:
         from libtool.node import Node
 
         return Node.open(self.config, **options)
+
+    @contextmanager
+    def desk(self, connection: str | None) -> Iterator[Desk]:
+        """The desk of this librarian, or of the one behind a connection."""
+        if connection is None:
+            from libtool.archive.here import Here
+
+            with self.open() as node:
+                yield Here(node, local=True)
+            return
+        from libtool import connections
+        from libtool.archive.away import Away
+        from libtool.node import visiting
+
+        with visiting(connections.find(connection)) as peer:
+            yield Away(peer)
 
     def say(self, text: str) -> None:
         """A remark for people; only on a terminal or with -v, so that cron has nothing to mail."""
@@ -78,6 +97,20 @@ def with_format(command: F) -> F:
         is_eager=True,
         help="How to show it.",
     )(command)
+
+
+def at_connection(command: Callable[..., Any]) -> Any:
+    """``--connection NAME``, also as a bare NAME: the command acts at another librarian."""
+
+    @click.argument("place", metavar="[CONNECTION]", required=False)
+    @click.option("--connection", metavar="NAME", help="Do it at another librarian; README, 'Another librarian'.")
+    @wraps(command)
+    def placed(*words: Any, connection: str | None, place: str | None, **options: Any) -> Any:
+        if connection is not None and place is not None and connection != place:
+            raise click.UsageError(f"Both '{place}' and --connection {connection} are given.")
+        return command(*words, connection=connection or place, **options)
+
+    return placed
 
 
 def dry_run(command: F) -> F:

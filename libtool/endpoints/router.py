@@ -13,41 +13,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from libtool.errors import BadRequest, DatabaseBusy, Denied, LibtoolError, NotFound
+from libtool.endpoints.table import ENDPOINTS, Endpoint
+from libtool.errors import BadRequest, DatabaseBusy, Denied, LibtoolError, NotFound, TooLarge
 from libtool.node import Node
 from libtool.peers import features, passwords
 from libtool.states import AuthLevel
 
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a handler is, who may call it, what it is sent, and with which status it answers."""
-
-    module: str
-    function: str
-    level: AuthLevel
-    message: str | None  #: name of the message in peers.messages; None: an empty object
-    status: int = 200
-
-
-#: Every endpoint, its level, its message. Ownership is checked by the handlers; a test walks the table.
-ENDPOINTS = {
-    "ping": Endpoint("ping", "ping", AuthLevel.NONE, None),
-    "ping/logged": Endpoint("ping", "ping", AuthLevel.READONLY, None),
-    "ping/admin": Endpoint("ping", "ping", AuthLevel.ADMIN, None),
-    "clone/batch_stage": Endpoint("clone", "batch_stage", AuthLevel.READAPPEND, "BatchStage", 201),
-    "clone/fail": Endpoint("clone", "fail", AuthLevel.READAPPEND, "CloneFail"),
-    "clone/complete": Endpoint("clone", "complete", AuthLevel.CALLBACK, "CloneComplete"),
-    "checkin/update": Endpoint("checkin", "update", AuthLevel.CALLBACK, "CheckinUpdate"),
-    "checkin/status": Endpoint("checkin", "status", AuthLevel.CALLBACK, "CheckinStatus"),
-    "search/file": Endpoint("search", "file", AuthLevel.READONLY, "SearchFile"),
-    "validate/file": Endpoint("validate", "file", AuthLevel.READONLY, "ValidateFile"),
-    "corrupt/prepare": Endpoint("corrupt", "prepare", AuthLevel.CALLBACK, "Corrupt"),
-    "corrupt/resend": Endpoint("corrupt", "resend", AuthLevel.CALLBACK, "Corrupt"),
-    "libtool/clone/batch_stage": Endpoint("clone", "batch_stage_each", AuthLevel.READAPPEND, "BatchStage", 201),
-    "libtool/clone/staged": Endpoint("clone", "staged", AuthLevel.READAPPEND, "Staged"),
-    "libtool/clone/report": Endpoint("clone", "report", AuthLevel.CALLBACK, "Report"),
-}
 _PREFIX = "/api/v2/"
 
 
@@ -59,6 +30,8 @@ class Request:
     path: str
     authorization: str | None
     body: bytes
+    known_as: str | None = None  #: the account that sshd has proved; then there is no password
+    address: str = ""  #: where it came from, for the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +47,11 @@ def endpoint_of(path: str) -> str | None:
     """The part behind ``/api/v2/``, with or without a slash at its end; None when it is none of ours."""
     _, found, rest = path.partition(_PREFIX)
     return rest.rstrip("/") if found else None
+
+
+def limit(path: str, most: int) -> int:
+    """How many bytes a request to an endpoint may have, where ``most`` is what the configuration allows at all."""
+    return min(most, ENDPOINTS[endpoint_of(path) or ""].most or most)
 
 
 def refuse_early(method: str, path: str) -> Response | None:
@@ -93,19 +71,11 @@ def answer(node: Node, request: Request) -> Response:
         if early is not None:
             return early
         endpoint = ENDPOINTS[endpoint_of(request.path) or ""]
-        credentials = passwords.from_basic(request.authorization)
-        if credentials is None:
-            raise Denied()
-        caller = None
-        if endpoint.level > AuthLevel.NONE:
-            from libtool.archive import accounts, librarians
-
-            caller = accounts.authenticate(credentials, node.key())
-            if caller is None or caller.level < endpoint.level:
-                raise Denied()
-            librarians.heard(caller.name, node.now())
+        caller = _caller(node, request, endpoint)
         handler = getattr(import_module(f"libtool.endpoints.{endpoint.module}"), endpoint.function)
-        said = handler(node, caller, _message(endpoint, request.body))
+        said = handler(node, caller, _message(endpoint, request.body, node))
+        if said is None:
+            return Response(endpoint.status, b"")
         if isinstance(said, dict):
             return Response(endpoint.status, json.dumps(said, separators=(",", ":")).encode())
         from libtool.peers import messages
@@ -129,7 +99,31 @@ def answer(node: Node, request: Request) -> Response:
         return Response(500, json.dumps(body).encode())
 
 
-def _message(endpoint: Endpoint, body: bytes) -> Any:
+def _caller(node: Node, request: Request, endpoint: Endpoint) -> Any:
+    """Who is asking; raises Denied unless it may. Where no account is needed, any will do."""
+    credentials = passwords.from_basic(request.authorization)
+    if credentials is None and request.known_as is None:
+        raise Denied()
+    if endpoint.level <= AuthLevel.NONE:
+        return None
+    from libtool.archive import accounts, librarians
+
+    if request.known_as is not None:
+        caller, name = accounts.known(request.known_as), request.known_as
+    else:
+        caller, name = accounts.authenticate(node, credentials), (credentials or ("",))[0]
+    if caller is None or caller.level < endpoint.level:
+        what = "is not known under this password" if caller is None else f"has only the level {caller.level.name}"
+        asked = endpoint_of(request.path)
+        print(f"libtool-callback: denied {asked}: {ascii(name)[:80]} {what}, from {request.address}", file=sys.stderr)
+        raise Denied()
+    librarians.heard(caller.name, node.now())
+    return caller
+
+
+def _message(endpoint: Endpoint, body: bytes, node: Node) -> Any:
+    if endpoint.most is not None and len(body) > endpoint.most:
+        raise TooLarge(why=f"at most {endpoint.most} bytes are read here")
     if endpoint.message is None:
         try:
             found = json.loads(body) if body else {}
@@ -138,12 +132,20 @@ def _message(endpoint: Endpoint, body: bytes) -> Any:
         if not isinstance(found, dict):
             raise BadRequest(why="the body is no JSON object")
         return found
+    room, _, name = endpoint.message.rpartition(".")
+    kinds: Any = import_module(f"libtool.peers.{room or 'messages'}")
     from libtool.peers import messages
 
     try:
-        return messages.decode(getattr(messages, endpoint.message), body)
+        found = messages.decode(getattr(kinds, name), body)
     except ValueError as wrong:
         raise BadRequest(why=str(wrong)) from None
+    most = node.settings.max_batch_items
+    for field_name in found.__struct_fields__:
+        given = getattr(found, field_name)
+        if isinstance(given, list) and len(given) > most:
+            raise TooLarge(why=f"{len(given)} {field_name} at once; at most {most} are taken")
+    return found
 
 
 def failure(trouble: LibtoolError) -> Response:
@@ -160,8 +162,9 @@ def failure(trouble: LibtoolError) -> Response:
 
 def head(response: Response) -> dict[str, str]:
     """All headers of a response."""
+    said = {"Content-Type": "application/json"} if response.body else {}
     return {
-        "Content-Type": "application/json",
+        **said,
         "Content-Length": str(len(response.body)),
         features.HEADER: features.FEATURES,
         **response.headers,

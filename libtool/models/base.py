@@ -72,6 +72,11 @@ def is_sqlite(database: peewee.Database) -> bool:
     return isinstance(database, peewee.SqliteDatabase)
 
 
+def longest_name(database: peewee.Database) -> int:
+    """Bytes of the longest name that an index takes: PostgreSQL's end at a third of a page."""
+    return 4095 if is_sqlite(database) else 2600
+
+
 #: The databases of the nodes that are open, the innermost last.
 _open: list[peewee.Database] = []
 

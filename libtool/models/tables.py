@@ -32,6 +32,9 @@ class User(Record):
     password_slow = TextField(null=True)  #: scrypt of a password that a person chose
     password_fast = TextField(null=True)  #: keyed digest; of a made password, or of one that passed the slow check
     create_time = TimeField()
+    password_next = TextField(null=True)  #: keyed digest of a new one, which follows when it is first used
+    password_former = TextField(null=True)  #: keyed digest of the one before, for who has not heard of the new one yet
+    former_until = TimeField(null=True)  #: how long that one is good
 
 
 class Store(Record):
@@ -60,6 +63,8 @@ class Librarian(Record):
     sent_upto = BigIntegerField(default=0)  #: every file up to this id was considered for sending here
     sent_again = BigIntegerField(default=0)  #: how far the slow second look at those has come
     sent_age = DoubleField(null=True)  #: the --age-in-days that ``sent_upto`` was reached with
+    compared_upto = BigIntegerField(null=True)  #: remote instances up to this id were compared with its catalogue
+    adopted_upto = BigIntegerField(null=True)  #: what it delivered here was looked at up to this number of its own
 
 
 class File(Record):

@@ -101,7 +101,7 @@ class Peer:
         """The error that a status outside of 2xx means."""
         why, how, found = read_error(answer.body)
         if answer.status in (401, 403):
-            account = (self.authenticator or "").partition(":")[0]
+            account = (self.authenticator or "of our key").partition(":")[0]
             return PeerDeniesUs(name=self.name, account=account, endpoint=endpoint)
         # Without JSON it was not the librarian who spoke, but something in front of it.
         if answer.status in _PASSING or not 400 <= answer.status < 500 or not found:

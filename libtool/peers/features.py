@@ -4,4 +4,8 @@
 HEADER = "Libtool-Features"
 #: Completion, progress and refusals travel in batches, under ``/api/v2/libtool/clone/``.
 BATCH = "clone-batch"
-FEATURES = BATCH
+#: Catalogues can be compared, under ``/api/v2/libtool/catalogue/``.
+COMPARE = "catalogue-compare"
+#: ``/api/v2/libtool/ping/back`` says whether the caller can be reached.
+PING_BACK = "ping-back"
+FEATURES = f"{BATCH} {COMPARE} {PING_BACK}"

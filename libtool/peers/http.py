@@ -12,9 +12,10 @@ from libtool.peers.client import ANSWER_LIMIT, CONNECT_SECONDS, Answer, NoAnswer
 class HttpTransport(Transport):
     """requests, bounded."""
 
-    def __init__(self, base: str, timeout: float) -> None:
+    def __init__(self, base: str, timeout: float, authority: str | None = None) -> None:
         self.base = base
         self.timeout = timeout
+        self.authority = authority
         self.session = _session()
 
     def post(self, path: str, body: bytes, authorization: str | None) -> Answer:
@@ -51,6 +52,7 @@ class HttpTransport(Transport):
                 timeout=(CONNECT_SECONDS, self.timeout),
                 allow_redirects=False,
                 stream=True,
+                verify=self.authority or True,
             ) as reply:
                 content = b"".join(self._bounded(reply))
                 if 300 <= reply.status_code < 400:
@@ -61,6 +63,8 @@ class HttpTransport(Transport):
                 return Answer(reply.status_code, found, content)
         except requests.exceptions.RequestException as trouble:
             raise NoAnswer(_in_words(trouble, self.base)) from None
+        except (OSError, ValueError) as trouble:  # such as a file of certificates, or a host, that cannot be
+            raise NoAnswer(f"{self.base}: {trouble}") from None
 
     @staticmethod
     def _bounded(reply: requests.Response) -> list[bytes]:
@@ -95,7 +99,7 @@ def _in_words(trouble: Exception, base: str) -> str:
     if isinstance(trouble, requests.exceptions.Timeout):
         return f"no answer from {base} in time"
     if isinstance(trouble, requests.exceptions.SSLError):
-        return f"the certificate of {base} was not accepted"
+        return f"the certificate of {base} was not accepted; an authority of your own is named with ca_file"
     inner: BaseException | None = trouble
     while inner is not None:
         if isinstance(inner, OSError) and inner.strerror:

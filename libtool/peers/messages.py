@@ -54,6 +54,26 @@ class BatchStage(Struct):
     total_size: Int = 0
 
 
+class StageOne(UploadItem, kw_only=True):
+    """``clone/stage``: make room for this one, which somebody brings by hand."""
+
+    source: Short
+
+
+class StagedOne(Struct):
+    """The answer 201 to it."""
+
+    available_bytes_on_store: Int
+    store_name: str
+    staging_name: Text
+    staging_location: Text
+    upload_name: Text
+    destination_location: Text
+    transfer_providers: dict[str, Any]
+    source_transfer_id: Int
+    destination_transfer_id: Int
+
+
 class StagedItem(Struct):
     """Where one of them may be put."""
 
@@ -194,6 +214,7 @@ class Completed(Struct):
     destination_transfer_id: Int
     store_id: Int
     checksum: Short
+    name: Text = ""  #: numbers may be used anew by a librarian that was restored; names never are
 
 
 class Failed(Struct):
@@ -215,6 +236,73 @@ class ReportAnswer(Struct):
     """By the source's number: whether it took it over. false: it knows of no such transfer of the caller's."""
 
     accepted: dict[Int, bool]
+
+
+# -- comparing catalogues -----------------------------------------------------------------------------------------
+
+
+class Known(Struct):
+    """``libtool/catalogue/known``: which of these files do you know?"""
+
+    names: list[Text]
+
+
+class KnownFile(Struct):
+    """What the one who answers knows of a file, and in which of its stores it has a copy (null: in none)."""
+
+    size: Int
+    checksum: str
+    store_id: Int | None
+
+
+class KnownAnswer(Struct):
+    """In the order of the question; null: it knows no such file."""
+
+    files: list[KnownFile | None]
+
+
+class Delivered(Struct):
+    """``libtool/catalogue/delivered``: which files do you think lie here with me? Page by page, from ``after`` on."""
+
+    after: Int = 0
+    limit: Annotated[int, Meta(ge=1, le=5000)] = 1000
+
+
+class DeliveredFile(Struct):
+    """One of them."""
+
+    id: Int  #: where the next page begins
+    name: Text
+    size: Int
+    checksum: Short
+    uploader: Text
+
+
+class DeliveredAnswer(Struct):
+    """One page; an empty one is the last."""
+
+    files: list[DeliveredFile]
+
+
+class States(Struct):
+    """``libtool/clone/states``: how far have these come? ``outgoing`` and ``incoming`` at the one who is asked."""
+
+    outgoing: list[Pair] = field(default_factory=list)
+    incoming: list[Pair] = field(default_factory=list)
+
+
+class StatesAnswer(Struct):
+    """In the order of the question; null: it knows no such transfer of the caller's with these two numbers."""
+
+    outgoing: list[TransferStatus | None] = field(default_factory=list)
+    incoming: list[TransferStatus | None] = field(default_factory=list)
+
+
+class PingedBack(Struct):
+    """``libtool/ping/back``: whether the one who was asked can reach the caller, and why not."""
+
+    reached: bool
+    reason: str = ""
 
 
 # -- looking ------------------------------------------------------------------------------------------------------

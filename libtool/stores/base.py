@@ -104,6 +104,10 @@ class Store(ABC):
         """Make the staging place ``staging_id`` and in it the directories that ``names`` lie in, but not the names."""
 
     @abstractmethod
+    def reserved(self) -> list[str]:
+        """The ids of all staging places that are there."""
+
+    @abstractmethod
     def take_in(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         """Verify every arrival by reading it and move the right ones to their final places, durably; in order.
 

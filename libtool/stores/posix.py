@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,8 +26,9 @@ MARKER = ".libtool-store"
 CHECK = ".libtool-check"
 #: Where copies are made whole when staging and store are different file systems; inside the store.
 PARTS = ".libtool-part"
-#: Length of a staging id and its slash, in bytes.
+#: Length of a staging id and its slash, in bytes; and how one is spelled.
 _ID_LENGTH = 33
+_ID = re.compile("[0-9a-f]{32}")
 
 
 class PosixStore(Store):
@@ -157,8 +159,24 @@ class PosixStore(Store):
         try:
             seam("reserve: begin")
             for directory in sorted({os.path.dirname(name) for name in names} | {""}):
+                self._refuse_links(f"{staging_id}/{directory}".rstrip("/"))
                 copying.make_directories(f"{place}/{directory}".rstrip("/"), self._directory_mode, floor=self.staging)
             seam("reserve: done")
+        except OSError as trouble:
+            raise StoreUnavailable(store=self.name, why=f"{self.staging}: {trouble.strerror}") from trouble
+
+    def _refuse_links(self, place: str) -> None:
+        """Raise when somebody who can write into the staging area has put a link there: it may lead anywhere."""
+        for directory in [*names.above(place), place]:
+            if os.path.islink(f"{self.staging}/{directory}"):
+                raise StoreUnavailable(store=self.name, why=f"{self.staging}/{directory} was replaced by a link")
+
+    def reserved(self) -> list[str]:
+        """Directories that are named as ids are; what somebody else put there is none of ours."""
+        self.check()
+        try:
+            with os.scandir(self.staging) as entries:
+                return [it.name for it in entries if _ID.fullmatch(it.name) and it.is_dir(follow_symlinks=False)]
         except OSError as trouble:
             raise StoreUnavailable(store=self.name, why=f"{self.staging}: {trouble.strerror}") from trouble
 

@@ -1,0 +1,172 @@
+"""The desk of this librarian: an operator's wishes, done on its own rows."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from libtool.archive import accounts, catalogue, librarians, places, verifying
+from libtool.archive.desk import Desk, Newcomer, Terms
+from libtool.archive.hands import Host
+from libtool.errors import LibtoolError, NoSignOfLife, Refused
+from libtool.models.tables import Librarian
+from libtool.peers.client import Peer
+from libtool.states import AuthLevel
+from libtool.units import show_time
+
+#: Seconds that each neighbour has to give a sign of life, and how many are asked at the same time.
+PING_SECONDS, ASKED_AT_ONCE = 15.0, 16
+
+
+class Here(Desk):
+    """``local``: whether the operator sits at this machine, and may name programs of it as librarians."""
+
+    def __init__(self, host: Host, *, local: bool) -> None:
+        self.host = host
+        self.local = local
+
+    def librarians(self, ping: bool) -> list[dict[str, Any]]:
+        """Every neighbour."""
+        found = librarians.everybody()
+        silent = self._silent(found) if ping else {}
+        rows = []
+        for row in found:
+            shown = {
+                "name": row.name,
+                "url": row.url,
+                "port": row.port,
+                "transfers_enabled": row.transfers_enabled,
+                "last_seen": show_time(row.last_seen),
+                "last_heard": show_time(row.last_heard),
+            }
+            if ping:
+                shown |= {"available": row.name not in silent, "why": silent.get(row.name)}
+            rows.append(shown)
+        return rows
+
+    def _silent(self, found: list[Librarian]) -> dict[str, str]:
+        """Ask all for a sign of life, side by side; why those that gave none did not."""
+        silent: dict[str, str] = {}
+        peers: dict[str, tuple[Librarian, Peer]] = {}
+        for row in found:
+            try:
+                peers[row.name] = row, self.host.peer(row, seconds=PING_SECONDS)
+            except LibtoolError as trouble:
+                silent[row.name] = trouble.text
+        if not peers:
+            return silent
+        with ThreadPoolExecutor(min(len(peers), ASKED_AT_ONCE)) as pool:
+            asked = {name: pool.submit(librarians.probe, peer) for name, (_, peer) in peers.items()}
+        for name, (row, peer) in peers.items():
+            try:
+                asked[name].result()
+            except LibtoolError as trouble:
+                silent[name] = trouble.text
+            librarians.keep_acquaintance(row, peer, self.host.now())
+            peer.close()
+        return silent
+
+    def librarian(self, name: str) -> None:
+        """Whether it is registered."""
+        librarians.get(name)
+
+    def vet(self, newcomer: Newcomer) -> None:
+        """Address, name, account; and with ``check`` a sign of life."""
+        librarians.check_url(newcomer.url, newcomer.port, local=self.local, allow_plain_http=newcomer.allow_plain_http)
+        librarians.check_free(self.host, newcomer.name)
+        librarians.check_account(newcomer.url, newcomer.authenticator)
+
+    def add_librarian(self, newcomer: Newcomer) -> None:
+        """Register it, after a sign of life that really needs our account there."""
+        self.vet(newcomer)
+        features = None
+        if newcomer.check:
+            try:
+                features = librarians.try_out(
+                    self.host, newcomer.name, newcomer.url, newcomer.port, newcomer.authenticator
+                )
+            except LibtoolError as trouble:
+                raise NoSignOfLife(why=trouble.reason) from None
+        librarians.add(self.host, newcomer.name, newcomer.url, newcomer.port, newcomer.authenticator, features)
+
+    def remove_librarian(self, name: str) -> None:
+        """What was sent, and what is under way, stays remembered."""
+        librarians.remove(name)
+
+    def set_transfers(self, name: str, enabled: bool) -> None:
+        """What is in flight is still settled."""
+        librarians.set_transfers(name, enabled)
+
+    def create_user(self, username: str, level: AuthLevel, password: str | None) -> str | None:
+        """Make an account."""
+        return accounts.create(self.host, username, level, password)
+
+    def user(self, username: str) -> AuthLevel:
+        """The level of an account."""
+        level: AuthLevel = accounts.get(username).auth_level
+        return level
+
+    def delete_user(self, username: str) -> None:
+        """Remove an account."""
+        accounts.delete(username)
+
+    def search(self, terms: Terms) -> list[dict[str, Any]]:
+        """Files and their copies."""
+        found = catalogue.search(
+            name=terms.name, uploader=terms.uploader, source=terms.source, window=terms.window, limit=terms.limit
+        )
+        copies, remote = catalogue.copies(found), catalogue.remote_copies(found)
+        return [
+            {
+                "name": file.name,
+                "size": file.size,
+                "checksum": file.checksum,
+                "uploader": file.uploader,
+                "source": file.source,
+                "create_time": show_time(file.create_time),
+                "instances": [
+                    {
+                        "store": copy.store.name,
+                        "path": places.path_of(self.host, copy.store, file.name),
+                        "available": copy.available,
+                    }
+                    for copy in copies.get(file.id, [])
+                ],
+                "remote_instances": [
+                    {
+                        "librarian": copy.librarian.name,
+                        "store_id": copy.store_id,
+                        "copy_time": show_time(copy.copy_time),
+                    }
+                    for copy in remote.get(file.id, [])
+                ],
+            }
+            for file in found
+        ]
+
+    def validate(self, name: str) -> list[dict[str, Any]]:
+        """Read our own copies now."""
+        readings = verifying.read_copies(self.host, name)
+        if readings is None:
+            raise Refused(why="This file does not exist in the librarian.", how="Check the file name and try again.")
+        return [
+            {
+                "librarian": self.host.settings.name,
+                "store": copy.instance.store_id,
+                "instance_id": copy.instance.id,
+                "original_checksum": copy.file.checksum,
+                "original_size": copy.file.size,
+                "current_checksum": copy.checksum,
+                "current_size": copy.size,
+                "computed_same_checksum": copy.good,
+            }
+            for copy in readings
+        ]
+
+    def stores(self) -> list[dict[str, Any]]:
+        """Every store and its room."""
+        return places.survey(self.host)
+
+    def set_store(self, name: str, enabled: bool) -> None:
+        """What waits for a disabled store goes on when it is enabled."""
+        places.set_enabled(name, enabled)

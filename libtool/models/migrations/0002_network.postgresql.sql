@@ -1,0 +1,8 @@
+-- Passwords that follow others, and how far catalogues were compared. Frozen: what has been released is never edited.
+
+ALTER TABLE "user" ADD COLUMN "password_next" TEXT;
+ALTER TABLE "user" ADD COLUMN "password_former" TEXT;
+ALTER TABLE "user" ADD COLUMN "former_until" BIGINT;
+
+ALTER TABLE "librarian" ADD COLUMN "compared_upto" BIGINT;
+ALTER TABLE "librarian" ADD COLUMN "adopted_upto" BIGINT;
