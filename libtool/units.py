@@ -50,6 +50,13 @@ def show_span(seconds: float) -> str:
     return f"{whole}s"
 
 
+def about(seconds: float) -> str:
+    """A span for people: long ones in whole days or hours, others exactly."""
+    if seconds >= 2 * 86400:
+        return f"{int(seconds // 86400)}d"
+    return f"{int(seconds // 3600)}h" if seconds >= 7200 else show_span(seconds)
+
+
 def parse_size(text: str | int) -> int:
     """Bytes of ``"100"``, ``"20T"``, ``"1.5GiB"``. Raises ValueError with what was expected."""
     if isinstance(text, int) and not isinstance(text, bool) and text >= 0:

@@ -190,6 +190,7 @@ def test_a_name_that_is_accepted_stays_inside_and_has_one_spelling(name: str) ->
         "é" * 128,
         ".libtool-store",
         "a/.libtool-x",
+        "x/" * 64 + "y",
     ],
 )
 def test_a_name_that_could_lead_elsewhere_is_refused(name: str) -> None:
@@ -198,11 +199,12 @@ def test_a_name_that_could_lead_elsewhere_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a b", "-rf", "~", "a\nb", "'\"$(x)`", "...", "a" * 255, "é" * 127 + "a", "x/" * 1000 + "y", ".libtool"]
+    "name", ["a b", "-rf", "~", "a\nb", "'\"$(x)`", "...", "a" * 255, "é" * 127 + "a", "x/" * 63 + "y", ".libtool"]
 )
 def test_an_odd_but_harmless_name_is_accepted(name: str, tmp_path: Path) -> None:
     assert names.check(name) == name
     if len(name) < 300:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("can be made")
 
 

@@ -371,7 +371,7 @@ def test_reconcile_may_end_at_any_seam_and_be_repeated(
         for name in names:
             crash.run(network[name], ("reconcile",), whole)
         begin = 1 if len(names) == 1 else whole.passed // 2
-        for fatal in range(begin, whole.passed + 1, 4):
+        for fatal in range(begin, whole.passed + 1, 6):
             snapshot.restore()
             counter = crash.Counter(fatal)
             counter.where = tmp_path / "where"
@@ -1225,3 +1225,18 @@ def test_what_comparing_10_000_files_costs(pair: Network, capsys: pytest.Capture
     took = time.monotonic() - begin
     say(capsys, f"10 000 files: {requests[0]} requests at the source, {requests[1]} at the destination, {took:.1f} s")
     assert max(requests) <= 20 and took < 15
+
+
+def test_a_removed_destination_is_told_like_any_other_trouble_and_is_over_when_it_comes_back(agreed: Network) -> None:
+    source, central = agreed["source"], agreed["central"]
+    source.run(0, "remove-librarian", "--name", "central")
+    put(source, "more")
+    told = []
+    for _ in range(30):
+        told += source.run(3, "send-clone", "--destination-librarian", "central").err.splitlines()
+        agreed.world.wait(minutes=1)
+    assert len(told) == 1 and "it was removed" in told[0] and "add-librarian --name central" in told[0]
+    add_again(agreed, "source", "central", new_password(central, "source", "--renew"))
+    assert "over after" in source.run(0, "send-clone").err
+    agreed.until_quiet()
+    assert "more" in known_at(central)

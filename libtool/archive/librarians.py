@@ -62,15 +62,15 @@ def check_url(url: str, port: int | None, *, local: bool, allow_plain_http: bool
         parts.port  # noqa: B018  it is only looked at here
     except ValueError as wrong:
         raise Refused(why=f"'{url}' is no URL of a Librarian: {wrong}", how=how) from None
-    if not url.isascii() or not url.isprintable() or " " in url:
-        raise Refused(why=f"'{url}' is no URL of a Librarian: it holds more than printable ASCII", how=how)
     if parts.scheme in ("exec", "ssh") and not local:
         why = f"a Librarian behind {parts.scheme}:// can only be registered on the command line of its neighbour's machine"
         raise Refused(why=why, how=how)
     if parts.scheme == "exec":
-        if not parts.path.startswith("/") or parts.netloc:
-            raise Refused(why=f"'{url}' names no absolute path", how=how)
+        if not parts.path.startswith("/") or parts.netloc or not url.isprintable():
+            raise Refused(why=f"'{shown(url)}' names no absolute path", how=how)
         return
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise Refused(why=f"'{url}' is no URL of a Librarian: it holds more than printable ASCII", how=how)
     if port is not None and parts.port is not None and port != parts.port:
         raise Refused(why=f"'{url}' holds a port, and --port names another place for it", how=how)
     if parts.scheme == "ssh":
@@ -167,6 +167,11 @@ def remove(name: str) -> None:
             raise UnknownLibrarian(name=name)
 
 
+def is_removed(name: str) -> bool:
+    """Whether there was a neighbour of this name, and may be again."""
+    return bool(Librarian.select().where(Librarian.name == name, Librarian.removed).exists())
+
+
 def set_transfers(name: str, enabled: bool) -> None:
     """Switch sending to a neighbour on or off; what is in flight is still settled."""
     with writing("switch librarian"):
@@ -253,7 +258,7 @@ def ask(
         peer = host.peer(librarian)
         get_acquainted(librarian, peer, host.now())
         deed(peer)
-        for kind in ("unreachable", "account", f"refuses {what}"):
+        for kind in ("unreachable", "account", "removed", f"refuses {what}"):
             notices.over(host, tally, subject, kind)
     except DatabaseBusy:
         raise

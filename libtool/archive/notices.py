@@ -9,7 +9,7 @@ from libtool.archive.hands import Host, Tally
 from libtool.models.base import writing
 from libtool.models.tables import Fault
 from libtool.names import shown
-from libtool.units import show_span
+from libtool.units import about
 
 #: How often a trouble that stays is told again.
 REMINDER = timedelta(days=1)
@@ -30,7 +30,7 @@ def trouble(host: Host, tally: Tally, subject: str, kind: str, text: str, *, at_
             Fault.id == fault.id
         ).execute()
     if tell:
-        since = f" (for {show_span(lasted)})" if lasted >= 1 else ""
+        since = f" (for {about(lasted)})" if lasted >= 1 else ""
         tally.lines.append(f"{subject}: {text}{since}")
 
 
@@ -42,7 +42,7 @@ def over(host: Host, tally: Tally, subject: str, kind: str) -> None:
     with writing("fault over"):
         gone = Fault.delete().where(Fault.id == fault.id).execute()
     if gone and fault.told_time is not None:
-        lasted = show_span((host.now() - fault.first_time).total_seconds())
+        lasted = about((host.now() - fault.first_time).total_seconds())
         what = fault.text.partition(". ")[0]  # what to do about it is of no use any more
         tally.lines.append(f"{subject}: over after {lasted}: {what}")
 

@@ -50,7 +50,7 @@ def reconcile(host: Host, chosen: tuple[str, ...], budget: Budget, tally: Tally,
                 return
             settling.settle_incoming(host, librarian, peer, tally)
             settling.settle_outgoing(host, librarian, peer, tally)
-            _adopt(host, librarian, peer, share, tally)
+            _adopt(host, librarian, peer, share.share(2), tally)
             _compare(host, librarian, peer, share, tally, step)
 
         librarians.ask(host, librarian, tally, "comparing", lambda: 1, deed)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from libtool.archive import librarians, sending
+from libtool.archive import librarians, notices, sending
 from libtool.archive.hands import Tally
 from libtool.archive.staging import Wish
 from libtool.commands.tasks import frame as tasks
 from libtool.commands.words import Frame, pass_frame
 from libtool.errors import LockTaken, UnknownLibrarian, Usage
+from libtool.node import Node
 
 
 @click.command()
@@ -51,6 +52,9 @@ def send_clone(
             try:
                 rows.append(librarians.get(name))
             except UnknownLibrarian as trouble:
+                if librarians.is_removed(name) and not dry_run:  # it may come back: told like any other trouble
+                    codes.append(_gone(frame, node, name))
+                    continue
                 if len(destinations) == 1:
                     raise
                 frame.tell(trouble.text)  # the others are served all the same
@@ -83,3 +87,10 @@ def send_clone(
         if rows and taken == len(rows):
             raise LockTaken(lock="send-clone")
         return max(codes, default=0)
+
+
+def _gone(frame: Frame, node: Node, name: str) -> int:
+    tally = Tally(postponed=1)
+    text = f"it was removed: take it out of send-clone's destinations, or run 'libtool add-librarian --name {name} …'"
+    notices.trouble(node, tally, f"librarian {name}", "removed", text)
+    return tasks.finish(frame, tally)
