@@ -149,20 +149,27 @@ def test_every_step_can_be_repeated_and_passwords_follow_each_other(sites: tuple
     assert b.run(0, "get-librarian-list", "--ping").out and a.run(0, "get-librarian-list", "--ping").out
 
 
-def test_an_old_invitation_is_of_no_use_a_day_after_the_new_password_was_used(
-    sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_block_is_refused_and_changes_nothing(sites: tuple[Site, Site]) -> None:
+    """Also while its password is still good, which would leave the two apart a day later."""
     a, b = sites
     old = a.run(0, "connect", "--to", "b", "--flow", "send").out
     b.run(0, "connect", "--from", "-", stdin=old)
     b.run(0, "connect", "--from", "-", stdin=a.run(0, "connect", "--to", "b", "--flow", "send").out)
+    with b.open():
+        from libtool.models.tables import Librarian
+
+        before = Librarian.get().authenticator
+    assert "made a newer block" in b.run(1, "connect", "--from", "-", stdin=old).err
     with a.open() as node:
         from libtool.models.tables import User
 
         assert User.get().former_until > node.now()
         User.update(former_until=node.now()).execute()
-    assert "does not accept our account" in b.run(1, "connect", "--from", "-", stdin=old).err
-    b.run(0, "get-librarian-list", "--ping")  # what was good stays
+    trouble = b.run(1, "connect", "--from", "-", stdin=old).err
+    assert "does not accept our account" in trouble and "newest block" in trouble
+    with b.open():
+        assert Librarian.get().authenticator == before
+    b.run(0, "get-librarian-list", "--ping")
 
 
 def test_an_address_that_somebody_else_chose_needs_a_word(sites: tuple[Site, Site]) -> None:
@@ -297,7 +304,7 @@ def test_two_operators_at_their_terminals(sites: tuple[Site, Site]) -> None:
     assert one.end() == 0
     two = Terminal("--config", b.config, "connect")
     two.until("press Enter to begin.")
-    two.type(invitation[invitation.index("-----BEGIN") :] + "\n")
+    two.type(invitation[invitation.index("-----BEGIN") :] + "\n\ny\n")  # more than the block
     two.until("a is registered here")  # what was typed is shown, too; the reply stands before this line
     assert two.end() == 0
     reply = b.run(0, "connect", "--from", "-", stdin=invitation[invitation.index("-----BEGIN") :]).out

@@ -28,6 +28,7 @@ class Caller:
 
     name: str
     level: AuthLevel
+    outdated: bool = False  #: its password was followed by another, and is good for a while only
 
     @property
     def admin(self) -> bool:
@@ -57,7 +58,7 @@ def authenticate(host: Host, credentials: tuple[str, str] | None, *, former: boo
             return Caller(user.username, user.auth_level)
         young = former and user.former_until is not None and host.now() < user.former_until
         if young and user.password_former and passwords.is_fast(password, user.password_former, key):
-            return Caller(user.username, user.auth_level)
+            return Caller(user.username, user.auth_level, outdated=True)
     # Costs the same whether the account exists or not.
     kept = user.password_slow if user is not None and user.password_slow else _NOBODY
     begin = time.monotonic()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from libtool.archive import accounts, librarians
 from libtool.archive.hands import Host
-from libtool.errors import LibtoolError, Refused, UnknownUser
+from libtool.errors import LibtoolError, PeerDeniesUs, PeerUnreachable, Refused, UnknownUser
 from libtool.names import is_librarian_name, shown
 from libtool.peers import features, messages
 from libtool.states import AuthLevel
@@ -196,14 +196,30 @@ def offer(
 
 def take(host: Host, block: Block, *, check: bool) -> None:
     """Register the block's author, or give it its new address and account; with ``check`` only if it answers us."""
-    announced = None
-    if check:
-        try:
-            announced = librarians.try_out(host, block.sender, block.url, None, _authenticator(block))
-        except LibtoolError as trouble:
-            how = "Nothing was registered. Mend that, and take the same block again."
-            raise Refused(why=trouble.reason, how=how) from None
+    announced = _tried(host, block) if check else None
     librarians.add(host, block.sender, block.url, None, _authenticator(block), announced, replace=True)
+
+
+def _tried(host: Host, block: Block) -> str | None:
+    """What the block's author can do, after a sign of life under the account that the block gives us."""
+    peer = host.stranger(block.sender, block.url, None, _authenticator(block))
+    how = "Nothing was registered. Mend that, and take the same block again."
+    try:
+        librarians.probe(peer)
+        if peer.can(features.PING_BACK):
+            said = peer.ask("libtool/ping/back", messages.Nothing(), messages.PingedBack)
+            if said.outdated:
+                why = f"{block.sender} has made a newer block since, and the password in this one ends soon"
+                raise Refused(why=why, how="Nothing was changed. Take the newest block, or begin again.")
+        return peer.announced
+    except PeerDeniesUs as trouble:
+        raise Refused(
+            why=trouble.reason, how="Nothing was registered. Take the newest block, or begin again."
+        ) from None
+    except PeerUnreachable as trouble:
+        raise Refused(why=trouble.reason, how=how) from None
+    finally:
+        peer.close()
 
 
 def there_and_back(host: Host, name: str) -> tuple[str, str | None]:

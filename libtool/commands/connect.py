@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import sys
+import termios
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -103,12 +104,15 @@ class Dialogue:
             return None
         self._tell(f"This is {self.node.settings.name}.")
         self._tell("Paste the block that the other side sent you, down to its line -----END; or press Enter to begin.")
-        lines: list[str] = []
-        for line in sys.stdin:
-            lines.append(line)
-            if (not line.strip() and len(lines) == 1) or "-----END" in line:
+        # Line by line and past Python's buffer: what was pasted behind the block must not answer a question.
+        text = ""
+        while "-----END" not in text:
+            line = os.read(0, 65536).decode("utf-8", "replace")
+            if not (text + line).strip() or not line:
                 break
-        return "".join(lines) if "".join(lines).strip() else None
+            text += line
+        termios.tcflush(0, termios.TCIFLUSH)
+        return text if text.strip() else None
 
     def invite(self, name: str | None, flow: str | None) -> int:
         """Begin: make the other side's account and print the invitation."""

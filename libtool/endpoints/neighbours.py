@@ -25,4 +25,4 @@ def delivered(node: Node, caller: Caller, message: messages.Delivered) -> messag
 def ping_back(node: Node, caller: Caller, message: Any) -> messages.PingedBack:
     """Ask the caller for a sign of life, under our account there and at the address that is registered for it."""
     why = librarians.reach(node, caller.name)
-    return messages.PingedBack(not why, why)
+    return messages.PingedBack(not why, why, caller.outdated)

@@ -303,6 +303,7 @@ class PingedBack(Struct):
 
     reached: bool
     reason: str = ""
+    outdated: bool = False  #: the caller came with a password that was followed by another
 
 
 # -- looking ------------------------------------------------------------------------------------------------------
