@@ -145,11 +145,6 @@ def update(host: Host, username: str, *, level: AuthLevel | None = None, passwor
             User.update(**changes).where(User.username == username).execute()
 
 
-def without_password(host: Host, username: str) -> None:
-    """Let an account be used by its key alone from now on."""
-    update(host, username, password="")
-
-
 def get(username: str) -> User:
     """The account of this name."""
     found = User.get_or_none(User.username == username)

@@ -94,6 +94,7 @@ def complete(destination: Librarian, stored: Iterable[tuple[int, int]], now: dat
         RemoteInstance.delete().where(
             RemoteInstance.librarian == destination.id,
             RemoteInstance.store_id != store,
+            RemoteInstance.copy_time < now,
             RemoteInstance.file << table.select(table.file).where(mine),
         ).execute()
         RemoteInstance.insert_from(

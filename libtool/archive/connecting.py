@@ -156,17 +156,22 @@ def check_block(host: Host, block: Block, *, allow_plain_http: bool, allow_exec:
         why = f"the block would have this machine run a librarian with the configuration {block.url[7:]}"
         raise Refused(why=why, how="If that is a librarian of yours on this machine, add --allow-exec.")
     known = next((row for row in librarians.everybody() if row.name == block.sender), None)
-    if known is not None and urlsplit(known.url)[:2] != urlsplit(block.url)[:2] and not replace:
+    if known is not None and _place(known.url, known.port) != _place(block.url, None) and not replace:
         why = f"librarian {known.name} is registered at {known.url}, and the block says {block.url}"
         raise Refused(why=why, how="If you know that it moved, add --replace. Nothing was changed.")
 
 
 def others_at(name: str, url: str) -> list[str]:
-    """Other neighbours that are reached at the same host and port."""
-    place = urlsplit(url)
-    at = (place.hostname, place.port or 22)
+    """Other neighbours that are reached through the same sshd."""
     rows = [row for row in librarians.everybody() if row.url.startswith("ssh:") and row.name != name]
-    return [row.name for row in rows if (urlsplit(row.url).hostname, urlsplit(row.url).port or 22) == at]
+    return [row.name for row in rows if _place(row.url, row.port)[2:4] == _place(url, None)[2:4]]
+
+
+def _place(url: str, port: int | None) -> tuple[str, str | None, str | None, int | None, str]:
+    """What makes an address: how, as whom, where, at which port, below which path."""
+    parts = urlsplit(url)
+    usual = port or librarians.usual_port(url) or (22 if parts.scheme == "ssh" else None)
+    return parts.scheme, parts.username, parts.hostname, usual, parts.path.rstrip("/")
 
 
 def _authenticator(block: Block) -> str:
@@ -185,8 +190,6 @@ def offer(
     by_key = url.startswith("ssh:")
     try:
         accounts.get(to)
-        if by_key:
-            accounts.without_password(host, to)
         password = None if by_key else accounts.renew(host, to)
     except UnknownUser:
         password = accounts.create(host, to, flow.level(to), "" if by_key else None)

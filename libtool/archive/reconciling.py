@@ -18,7 +18,6 @@ from libtool.archive.hands import Budget, Host, Tally
 from libtool.errors import LibtoolError, PeerUnreachable
 from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import File, Instance, Librarian, OutgoingTransfer, RemoteInstance, Retry, live
-from libtool.models.tables import Store as StoreRow
 from libtool.names import shown
 from libtool.peers import features, messages
 from libtool.peers.client import Peer
@@ -187,9 +186,10 @@ def _lost(host: Host, count: int, some: str, other: int) -> str:
 
 
 def _readable(copies: list[Copy]) -> set[int]:
-    """The files of which a copy is here that may be sent."""
-    rows = Instance.select(Instance.file).join(StoreRow)
-    rows = rows.where(among(Instance.file, [copy.file for copy in copies]), Instance.available, StoreRow.enabled)
+    """The files of which a copy is here; one in a disabled store is sent when that is enabled."""
+    rows = Instance.select(Instance.file).where(
+        among(Instance.file, [copy.file for copy in copies]), Instance.available
+    )
     return {file for (file,) in raw_rows(rows)}
 
 
@@ -235,6 +235,8 @@ def _planned(host: Host, librarian: Librarian, peer: Peer, budget: Budget) -> li
         lines.append(f"librarian {librarian.name} does not know {len(again)} files as it was given them, sent again:")
         lines += [shown(copy.name) for copy in again]
     lines += [
-        f"'{shown(copy.name)}' is not at {librarian.name}, and no copy is here" for copy in gone if copy not in again
+        f"'{shown(copy.name)}' is not at {librarian.name}, and no copy is here"
+        for copy in gone
+        if copy.file not in readable
     ]
     return lines

@@ -14,7 +14,7 @@ from libtool.archive import attempts, places, receiving
 from libtool.archive.hands import Host, Tally, portions
 from libtool.errors import PeerRefused, PeerUnreachable, StoreUnavailable
 from libtool.models.base import among, raw_rows, writing
-from libtool.models.tables import File, IncomingTransfer, Librarian, OutgoingTransfer, SendQueue, live
+from libtool.models.tables import File, IncomingTransfer, Librarian, OutgoingTransfer, SendQueue, live, waiting
 from libtool.peers import messages
 from libtool.peers.client import Peer
 from libtool.states import Owed, TransferStatus
@@ -103,7 +103,7 @@ def settle_outgoing(host: Host, destination: Librarian, peer: Peer, tally: Tally
         answer: messages.StatesAnswer = peer.ask("libtool/clone/states", asked, messages.StatesAnswer)
         return answer.incoming
 
-    carried = SendQueue.select(SendQueue.id).where(SendQueue.status < TransferStatus.COMPLETED)
+    carried = SendQueue.select(SendQueue.id).where(waiting())
     idle = _OUT.queue.is_null() | ~(_OUT.queue << carried)
     mine = (_OUT.destination == destination.id) & live(_OUT) & _OUT.remote_id.is_null(False) & idle
     query = _OUT.select(*_SENT).join(File).where(mine, _OUT.owed == Owed.NOTHING).order_by(_OUT.id)
@@ -114,8 +114,12 @@ def settle_outgoing(host: Host, destination: Librarian, peer: Peer, tally: Tally
         why = f"{destination.name} knows of no such transfer any more"
         with writing("settled outgoing"):
             attempts.complete(destination, stored.items(), host.now())
-            lost = dict.fromkeys((it.id for it in ended if it.id not in stored), why)
+            bad = {it.id: there for it, there in zip(page, states) if there in _OVER and it.id not in stored}
+            lost = dict.fromkeys((it.id for it in ended if it.id not in stored and it.id not in bad), why)
             anew = attempts.fail(lost, host.now(), tell=False, counts=False)
+            for state in _OVER:
+                said = f"{destination.name} says that it is {state.name}"
+                anew += attempts.fail({id: said for id in bad if bad[id] is state}, host.now(), tell=False)
         tally.done += len(ended)
         if stored:
             tally.details.append(f"{len(stored)} files are at {destination.name} already")

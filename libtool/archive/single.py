@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any, NoReturn
 
+from peewee import SQL
+
 from libtool.archive import ingest, intake, receiving
 from libtool.archive.accounts import Caller
 from libtool.archive.hands import Host, Tally
@@ -140,12 +142,14 @@ def commit(host: Host, caller: Caller, number: int, policy: DeletionPolicy) -> N
             intake.settle(host, claim, Tally())  # what a process that died left under it
             with writing("commit upload"):
                 changes = {"status": TransferStatus.STAGED, "claim": claim, "deletion_policy": policy}
-                taken = _IN.update(**changes).where(mine, live(_IN), _IN.claim.is_null()).execute()
+                # One that is STAGED already is recv-clone's: two must never take in the same file.
+                taken = _IN.update(**changes).where(mine, _IN.status < SQL("2"), _IN.claim.is_null()).execute()
             if taken:
                 _take_in(host, transfer, row, policy)
         transfer = _IN.get_by_id(number)
     if transfer.status is TransferStatus.STAGED:
-        raise StoreUnavailable(store=transfer.store.name, why="what was uploaded cannot be read now")
+        why = "what was uploaded is being taken in, or cannot be read now; recv-clone goes on with it"
+        raise StoreUnavailable(store=transfer.store.name, why=why)
     if transfer.status is not TransferStatus.COMPLETED:
         raise NotNow(why=f"The upload was not taken: {transfer.reason}", how="Stage it again.")
 

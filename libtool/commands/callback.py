@@ -131,6 +131,9 @@ def respond(config: str | None, asked: router.Request, length: str) -> router.Re
                 return _discreet(router.answer(node, replace(asked, body=body)))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)  # what is answered must get out whole
+    except OutOfTime:
+        print("libtool-callback: the request took too long and was given up", file=sys.stderr)
+        return router.failure(_NOT_READY)
     except LibtoolError as trouble:
         if trouble.http_status != 503:
             print(f"libtool-callback: {trouble.text}", file=sys.stderr)
@@ -185,11 +188,15 @@ def discard_body(announced: str) -> None:
         left -= len(taken)
 
 
+class OutOfTime(BaseException):
+    """The request took too long. No rule may take it for something that happened to a file or a neighbour."""
+
+
 def _limit_time(seconds: float) -> None:
     """No request runs for ever, whatever it waits for; its transaction is rolled back."""
 
     def stop(signum: int, frame: object) -> NoReturn:
-        raise DatabaseBusy(database="of this librarian", why="the request took too long")
+        raise OutOfTime
 
     signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)

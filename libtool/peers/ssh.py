@@ -7,6 +7,7 @@ the other side's authorized_keys names the account.
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from libtool.names import shown
-from libtool.peers.client import CONNECT_SECONDS, Answer, NoAnswer, Transport
+from libtool.peers.client import ANSWER_LIMIT, CONNECT_SECONDS, Answer, NoAnswer, Transport
 from libtool.peers.exec import parse_cgi
 
 if TYPE_CHECKING:
@@ -72,15 +73,47 @@ class SshTransport(Transport):
             self.place,
             command,
         ]
+        code, out, said = self._run_bounded(words, body)
+        if b"\r\n\r\n" not in out:
+            raise NoAnswer(_in_words(self.place, code, said))
+        return parse_cgi(out, code)
+
+    def _run_bounded(self, words: list[str], body: bytes) -> tuple[int, bytes, bytes]:
+        """Exit code, answer and the beginning of what ssh says; neither the other side's words nor its silence without
+        end."""
+        end = time.monotonic() + self.timeout
+        with tempfile.TemporaryFile() as told:
+            told.write(body)
+            told.seek(0)
+            try:
+                process = subprocess.Popen(words, stdin=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            except OSError as trouble:
+                raise NoAnswer(f"ssh cannot be started: {trouble.strerror}") from None
+        assert process.stdout is not None and process.stderr is not None
+        found: dict[int, bytearray] = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+        answer, said = found.values()
+        waiting = list(found)
         try:
-            done = subprocess.run(words, input=body, capture_output=True, timeout=self.timeout, check=False)
+            while waiting:
+                ready, _, _ = select.select(waiting, [], [], max(0.0, end - time.monotonic()))
+                if not ready:
+                    raise NoAnswer(f"no answer from {self.place} within {self.timeout:.0f} s")
+                for descriptor in ready:
+                    block = os.read(descriptor, 1 << 16)
+                    if not block:
+                        waiting.remove(descriptor)
+                    elif found[descriptor] is answer or len(said) < 4000:
+                        found[descriptor] += block
+                if len(answer) > ANSWER_LIMIT:
+                    raise NoAnswer("its answer does not end")
+            return process.wait(timeout=10), bytes(answer), bytes(said)
         except subprocess.TimeoutExpired:
-            raise NoAnswer(f"no answer from {self.place} within {self.timeout:.0f} s") from None
-        except OSError as trouble:
-            raise NoAnswer(f"ssh cannot be started: {trouble.strerror}") from None
-        if b"\r\n\r\n" not in done.stdout:
-            raise NoAnswer(_in_words(self.place, done.returncode, done.stderr))
-        return parse_cgi(done.stdout, done.returncode)
+            raise NoAnswer(f"ssh to {self.place} does not end") from None
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            process.stderr.close()
 
     def _shared(self) -> str:
         """The socket of the shared connection, which is made when there is none."""
