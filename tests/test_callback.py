@@ -1007,3 +1007,15 @@ def _one_process_is_enough() -> Iterator[None]:
     """No test leaves an alarm or a child behind."""
     yield
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_time_limit_is_no_verdict_about_a_file(door: Door, tmp_path: Path) -> None:
+    """Reading a copy takes longer than a request may: that is "not now", not "there is no such copy"."""
+    (tmp_path / "f").write_bytes(b"x" * 10)
+    door.site.run(0, "ingest", str(tmp_path / "f"))
+    door.site.write(max_request_seconds="1s")
+    copy = door.site.store / "f"
+    copy.unlink()
+    os.mkfifo(copy)  # whoever reads it waits
+    said = door.cgi("validate/file", b'{"file_name": "f"}', who="a")
+    assert said.status == 503 and "took too long" in said.err

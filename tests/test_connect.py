@@ -187,6 +187,16 @@ def test_an_address_that_somebody_else_chose_needs_a_word(sites: tuple[Site, Sit
     assert "http://127.0.0.1" in b.run(0, "get-librarian-list").out
 
 
+def test_a_neighbour_is_moved_by_another_port_or_path_as_well(sites: tuple[Site, Site]) -> None:
+    a, b = sites
+    b.run(0, "connect", "--from", "-", stdin=a.run(0, "connect", "--to", "b", "--flow", "send").out)
+    url = a.settings["callback_url"]
+    for other in (f"{url}/deeper", re.sub(r":[0-9]+", ":9", url)):
+        block = a.run(0, "connect", "--to", "b", "--flow", "send", "--url", other).out
+        assert "--replace" in b.run(1, "connect", "--from", "-", stdin=block).err, other
+    b.run(0, "get-librarian-list", "--ping")
+
+
 def test_a_block_can_be_written_where_nobody_else_reads_it(sites: tuple[Site, Site]) -> None:
     a, b = sites
     path = a.directory / "for_b"

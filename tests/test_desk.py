@@ -361,6 +361,26 @@ def test_an_upload_by_hand(served: Served, tmp_path: Path) -> None:
     served.pair.a.run(0, "recv-clone")  # nobody is told: there is nobody who waits
 
 
+def test_what_recv_clone_may_be_reading_is_not_taken_in_by_a_commit(served: Served) -> None:
+    """A commit that ran out of time left it staged; repeating it must not begin beside recv-clone."""
+    password = served.pair.a.run(0, "create-user", "--username", "pi", "--auth-level", "READAPPEND").out.strip()
+    pi = StockAdminClient("http://127.0.0.1/a", served.port, "pi", password)
+    body = {"upload_size": 5, "upload_checksum": "md5:::2ac43aa43bf473f9a9c09b4b608619d3", "upload_name": "f", "destination_location": "f", "uploader": "pi"}
+    place = pi.post("upload/stage", body, bool)
+    Path(place["staging_location"]).write_bytes(b"light")
+    with served.pair.a.open():
+        from libtool.models.tables import IncomingTransfer
+
+        IncomingTransfer.update(status=2).where(IncomingTransfer.id == place["transfer_id"]).execute()
+    commit = {"transfer_id": place["transfer_id"]}
+    with pytest.raises(StockHTTPError, match="503"):
+        pi.post("upload/commit", commit, bool)
+    assert served.pair.a.stored() == {}
+    served.pair.a.run(0, "recv-clone")
+    assert served.pair.a.stored() == {"f": b"light"}
+    pi.post("upload/commit", commit, lambda said: said == {})
+
+
 def test_a_file_in_the_store_is_registered_by_an_administrator(served: Served) -> None:
     """Only what lies where its name says, and is what was said."""
     store = served.pair.a.store

@@ -24,6 +24,7 @@ from libtool.models.tables import (
     Librarian,
     OutgoingTransfer,
     RemoteInstance,
+    Retry,
     User,
     live,
 )
@@ -1240,3 +1241,31 @@ def test_a_removed_destination_is_told_like_any_other_trouble_and_is_over_when_i
     assert "over after" in source.run(0, "send-clone").err
     agreed.until_quiet()
     assert "more" in known_at(central)
+
+
+def test_a_transfer_that_failed_there_is_told_as_that_and_waits_longer_each_time(pair: Network) -> None:
+    source, central = pair["source"], pair["central"]
+    put(source, "file")
+    bring(pair)
+    for path in central.staging.glob("*/file"):
+        path.write_bytes(b"spoiled")
+    pair.world.unreachable.add(source.config)
+    central.run(3, "recv-clone")  # it found out, and could not say so
+    pair.world.unreachable.clear()
+    source.run(0, "reconcile")
+    with source.open():
+        (later,) = Retry.select()
+        assert later.attempts == 1 and "says that it is FAILED" in later.reason
+    pair.until_quiet()
+    assert known_at(central) == ["file"] == thought_at(source, "central")
+
+
+def test_a_copy_in_a_disabled_store_is_not_lost(agreed: Network) -> None:
+    source, central = agreed["source"], agreed["central"]
+    lose(central, "night/1")
+    source.run(0, "set-store-state", "--store", "main", "--disabled")
+    said = source.run(0, "reconcile").err
+    assert "sent again" in said and "no copy" not in said
+    source.run(0, "set-store-state", "--store", "main", "--enabled")
+    agreed.until_quiet()
+    assert known_at(central) == ALL

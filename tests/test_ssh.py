@@ -218,6 +218,26 @@ def test_one_side_over_ssh_the_other_on_this_machine(tmp_path: Path, monkeypatch
         assert a.run(0, "connect", "--from", str(tmp_path / "two")).out == "a can call b: yes\nb can call a: yes\n"
 
 
+def test_an_answer_or_a_complaint_without_end_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in the place of ssh, which says as much as it can."""
+    from libtool.peers import ssh
+    from libtool.peers.client import NoAnswer
+    from libtool.peers.transports import Own
+
+    monkeypatch.setattr(ssh, "ANSWER_LIMIT", 10**6)
+    fake = tmp_path / "bin" / "ssh"
+    fake.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    for shout, words in (("yes", "does not end"), ("head -c 30000000 /dev/zero >&2; exit 5", "did not start its callback")):
+        fake.write_text(f"#!/bin/sh\ncase \"$*\" in *-fNTM*) exit 0;; *-O*) exit 0;; esac\n{shout}\n")
+        fake.chmod(0o755)
+        transport = ssh.SshTransport("ssh://u@h", None, Own(run=str(tmp_path / "run")), 30.0)
+        with pytest.raises(NoAnswer, match=words) as said:
+            transport.post("/api/v2/ping/logged", b"{}", None)
+        assert len(str(said.value)) < 2000
+        transport.close()
+
+
 # -- keys ---------------------------------------------------------------------------------------------------------
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHu6J2hTSCHShwCrOZ4suNUfIBseD7LJNn9yUPrVc9P2"
