@@ -373,7 +373,7 @@ def test_what_recv_clone_may_be_reading_is_not_taken_in_by_a_commit(served: Serv
 
         IncomingTransfer.update(status=2).where(IncomingTransfer.id == place["transfer_id"]).execute()
     commit = {"transfer_id": place["transfer_id"]}
-    with pytest.raises(StockHTTPError, match="503"):
+    with pytest.raises(StockHTTPError, match="425"):
         pi.post("upload/commit", commit, bool)
     assert served.pair.a.stored() == {}
     served.pair.a.run(0, "recv-clone")

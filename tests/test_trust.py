@@ -330,7 +330,7 @@ RULES: dict[str, Rule] = {
         lambda see: [each["name"] for each in see.body["files"]] == [see.things.held],
         changes=False,
     ),
-    "libtool/ping/back": Rule("CALLBACK", lambda it: {}, 200, lambda see: see.body == {"reached": True, "reason": ""}),
+    "libtool/ping/back": Rule("CALLBACK", lambda it: {}, 200, lambda see: see.body == {"reached": True, "reason": "", "outdated": False}),
 }
 
 

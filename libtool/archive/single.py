@@ -148,8 +148,7 @@ def commit(host: Host, caller: Caller, number: int, policy: DeletionPolicy) -> N
                 _take_in(host, transfer, row, policy)
         transfer = _IN.get_by_id(number)
     if transfer.status is TransferStatus.STAGED:
-        why = "what was uploaded is being taken in, or cannot be read now; recv-clone goes on with it"
-        raise StoreUnavailable(store=transfer.store.name, why=why)
+        raise UnderWay(transfer_id=number)  # recv-clone goes on with it, and looks again at what cannot be read now
     if transfer.status is not TransferStatus.COMPLETED:
         raise NotNow(why=f"The upload was not taken: {transfer.reason}", how="Stage it again.")
 
