@@ -1269,3 +1269,15 @@ def test_a_copy_in_a_disabled_store_is_not_lost(agreed: Network) -> None:
     source.run(0, "set-store-state", "--store", "main", "--enabled")
     agreed.until_quiet()
     assert known_at(central) == ALL
+
+
+def test_a_copy_that_came_anew_into_another_store_is_the_only_one_that_is_recorded(agreed: Network) -> None:
+    source, central = agreed["source"], agreed["central"]
+    with source.open():
+        night = File.get(File.name == "night/1").id
+        RemoteInstance.update(store_id=77).where(RemoteInstance.file == night).execute()
+    lose(central, "night/1")
+    source.run(0, "reconcile")
+    agreed.until_quiet()
+    with source.open():
+        assert [row.store_id for row in RemoteInstance.select().where(RemoteInstance.file == night)] == [1]

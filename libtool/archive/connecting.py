@@ -184,7 +184,7 @@ def offer(
     """Make the account of ``to`` here, or give it a new password, and put all that it needs into a block: an invitation,
     or the reply to one.
 
-    The former password stays good until the new one is used, so that this can be repeated at any time.
+    The former password stays good until a day after the new one is used, so that this can be repeated at any time.
     """
     check_level(to, flow)
     by_key = url.startswith("ssh:")

@@ -28,6 +28,7 @@ from libtool.errors import (
 from libtool.models.base import writing
 from libtool.models.tables import IncomingTransfer, Librarian, live
 from libtool.models.tables import Store as StoreRow
+from libtool.peers.admin import UploadStage, UploadStaged
 from libtool.peers.messages import (
     BUSY,
     CONFLICT,
@@ -58,21 +59,38 @@ def stage(host: Host, caller: Caller, message: StageOne) -> StagedOne:
     answer = _stage(host, caller, message, source)
     place = answer.uploads[0]
     return StagedOne(
-        available_bytes_on_store=answer.available_bytes_on_store,
-        store_name=answer.store_name,
-        staging_name=place.staging_name,
-        staging_location=place.staging_location,
-        upload_name=place.upload_name,
-        destination_location=place.destination_location,
-        transfer_providers=providers(host, answer.store_name),
+        **_place(host, answer),
         source_transfer_id=place.source_transfer_id,
         destination_transfer_id=place.destination_transfer_id,
     )
 
 
-def stage_upload(host: Host, caller: Caller, item: UploadItem) -> BatchStaged:
+def stage_upload(host: Host, caller: Caller, message: UploadStage) -> UploadStaged:
     """A place for one file that somebody uploads."""
-    return _stage(host, caller, item, caller.name)
+    item = UploadItem(
+        message.upload_size,
+        message.upload_checksum,
+        message.upload_name,
+        message.destination_location,
+        message.uploader,
+        UNNUMBERED,
+    )
+    answer = _stage(host, caller, item, caller.name)
+    return UploadStaged(**_place(host, answer), transfer_id=answer.uploads[0].destination_transfer_id)
+
+
+def _place(host: Host, answer: BatchStaged) -> dict[str, Any]:
+    """What both answers say of the place, and who may copy there by itself."""
+    place = answer.uploads[0]
+    return {
+        "available_bytes_on_store": answer.available_bytes_on_store,
+        "store_name": answer.store_name,
+        "staging_name": place.staging_name,
+        "staging_location": place.staging_location,
+        "upload_name": place.upload_name,
+        "destination_location": place.destination_location,
+        "transfer_providers": _providers(host, answer.store_name),
+    }
 
 
 def _stage(host: Host, caller: Caller, item: UploadItem, source: str) -> BatchStaged:
@@ -104,7 +122,7 @@ def _refuse(refused: RefusedItem, item: UploadItem, answer: BatchStaged) -> NoRe
     raise NoRoom(size=item.upload_size, room=answer.available_bytes_on_store)
 
 
-def providers(host: Host, store: str) -> dict[str, Any]:
+def _providers(host: Host, store: str) -> dict[str, Any]:
     """Who may copy into a store's staging area by itself: the hosts of its carrier ``local``."""
     wanted = host.settings.store(store)
     local = wanted.asynchronous_transfer_manager_data.get("local") if wanted is not None else None

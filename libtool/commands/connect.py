@@ -56,7 +56,7 @@ def connect(
     One operator runs it and sends the block that it prints to the other, who runs it with --from and sends back the
     block that it prints; the first takes that with --from, too. It makes the accounts at the right levels, registers
     each at the other, and ends with a check in both directions. On a terminal it asks for what is not given. Run it
-    again to change passwords or an address: the old passwords are good until the new ones are used.
+    again to change passwords or an address: the old passwords are good until a day after the new ones are used.
 
     A block holds a password: hand it over by a way that both trust.
     """
