@@ -1019,3 +1019,16 @@ def test_a_time_limit_is_no_verdict_about_a_file(door: Door, tmp_path: Path) -> 
     os.mkfifo(copy)  # whoever reads it waits
     said = door.cgi("validate/file", b'{"file_name": "f"}', who="a")
     assert said.status == 503 and "took too long" in said.err
+
+
+def test_who_does_not_take_the_answer_does_not_keep_the_process(door: Door) -> None:
+    door.site.write(displayed_site_description="x" * 500_000)  # more than a pipe holds
+    code = "from libtool.commands import callback; callback._WRITE_SECONDS = 0.5; callback.main()"
+    words = {"REQUEST_METHOD": "POST", "PATH_INFO": "/api/v2/ping/", "HTTP_AUTHORIZATION": basic("a", "x")}
+    environment = os.environ | words | {"LIBTOOL_CONFIG": door.site.config}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:
+        try:
+            assert process.wait(timeout=20) == 1
+        finally:
+            process.kill()

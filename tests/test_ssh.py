@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,6 +217,16 @@ def test_one_side_over_ssh_the_other_on_this_machine(tmp_path: Path, monkeypatch
         (home / ".ssh" / "authorized_keys").write_text(line + "\n")
         (tmp_path / "two").write_text(ran.out)
         assert a.run(0, "connect", "--from", str(tmp_path / "two")).out == "a can call b: yes\nb can call a: yes\n"
+
+
+def test_odd_run_directories_work_and_what_killed_runs_left_there_goes(reached: Reached) -> None:
+    with tempfile.TemporaryDirectory(prefix="run%h ", dir="/tmp") as run:  # short: sockets lie there
+        reached.pair.a.write(run_dir=run)
+        left = Path(run) / "ssh-left"
+        left.mkdir()
+        os.utime(left, (0, 0))
+        reached.pair.a.run(0, "get-librarian-list", "--ping")
+        assert not left.exists()
 
 
 def test_an_answer_or_a_complaint_without_end_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
