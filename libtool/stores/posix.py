@@ -159,17 +159,17 @@ class PosixStore(Store):
         try:
             seam("reserve: begin")
             for directory in sorted({os.path.dirname(name) for name in names} | {""}):
-                self._refuse_links(f"{staging_id}/{directory}".rstrip("/"))
+                self._take_links_away(f"{staging_id}/{directory}".rstrip("/"))
                 copying.make_directories(f"{place}/{directory}".rstrip("/"), self._directory_mode, floor=self.staging)
             seam("reserve: done")
         except OSError as trouble:
             raise StoreUnavailable(store=self.name, why=f"{self.staging}: {trouble.strerror}") from trouble
 
-    def _refuse_links(self, place: str) -> None:
-        """Raise when somebody who can write into the staging area has put a link there: it may lead anywhere."""
+    def _take_links_away(self, place: str) -> None:
+        """Somebody who can write below a staging place may have put a link there, which may lead anywhere."""
         for directory in [*names.above(place), place]:
-            if os.path.islink(f"{self.staging}/{directory}"):
-                raise StoreUnavailable(store=self.name, why=f"{self.staging}/{directory} was replaced by a link")
+            if os.path.islink(path := f"{self.staging}/{directory}"):
+                os.unlink(path)
 
     def reserved(self) -> list[str]:
         """Directories that are named as ids are; what somebody else put there is none of ours."""
