@@ -89,3 +89,38 @@ class FileKind(IntEnum):
 
     FILE = 0
     DIRECTORY = 1
+
+
+class Condition(IntEnum):
+    """What a copy turned out to be when it was last looked at."""
+
+    SOUND = 0  #: nothing bad is known of it
+    DAMAGED = 1  #: it was read, and it is not what was recorded
+    MISSING = 2  #: nothing lies in its place
+    UNREADABLE = 3  #: it is there and the disk does not give it: no verdict about its bytes
+
+
+class Proof(IntEnum):
+    """How a copy was last found right, always by reading all of it."""
+
+    NONE = 0  #: never yet
+    ARRIVAL = 1  #: when it came in
+    CHECK = 2  #: by check-integrity or corruption-fixer
+    REQUEST = 3  #: because an operator or another librarian asked
+    DELETION = 4  #: right before it was to be removed
+
+
+class Cause(IntEnum):
+    """Why a copy was taken out of its place in a store."""
+
+    DELETED = 0  #: enough other copies were proved, or a person wanted it
+    DAMAGED = 1  #: a sound one came in its stead
+
+
+class RemovalStatus(IntEnum):
+    """How far the removal of a copy has come."""
+
+    DECIDED = 0  #: written down; its bytes may or may not have been set aside yet
+    ASIDE = 1  #: its bytes lie aside in the store and can be brought back
+    PURGED = 2  #: its bytes are gone
+    RETURNED = 3  #: its bytes are back in their place

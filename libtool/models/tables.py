@@ -20,7 +20,18 @@ from peewee import (
 )
 
 from libtool.models.base import EnumField, NameField, Record, TimeField
-from libtool.states import AuthLevel, DeletionPolicy, FileKind, Owed, QueueStatus, TransferStatus
+from libtool.states import (
+    AuthLevel,
+    Cause,
+    Condition,
+    DeletionPolicy,
+    FileKind,
+    Owed,
+    Proof,
+    QueueStatus,
+    RemovalStatus,
+    TransferStatus,
+)
 
 
 class User(Record):
@@ -86,13 +97,36 @@ class Instance(Record):
     id = BigAutoField()
     file = ForeignKeyField(File, index=False)
     store = ForeignKeyField(Store)
-    available = BooleanField(default=True)  #: False: deleted from disk, still remembered
+    available = BooleanField(default=True)  #: False: removed, or known to be bad; still remembered
     deletion_policy = EnumField(DeletionPolicy)
     create_time = TimeField()
     verified_time = TimeField(null=True)  #: when its bytes were last read and found right
+    #: On what occasion that was.
+    verified_how = EnumField(Proof, default=Proof.NONE, constraints=[SQL("DEFAULT 0")])
+    #: What it was when it was last looked at.
+    condition = EnumField(Condition, default=Condition.SOUND, constraints=[SQL("DEFAULT 0")])
+    checked_time = TimeField(null=True)  #: when that was, if it was not sound
+    asked_time = TimeField(null=True)  #: a neighbour wanted it read then, and there was no time: it is read first
+    held_until = TimeField(null=True)  #: a neighbour counts on it for a deletion of its own: it stays so long
 
     class Meta:
         indexes = ((("file", "store"), True),)
+
+
+class Removal(Record):
+    """A copy that was taken out of its place in a store: by whom, why, and where its bytes are until they are purged."""
+
+    id = BigAutoField()
+    file = ForeignKeyField(File)
+    store = ForeignKeyField(Store, index=False)
+    cause = EnumField(Cause)
+    status = EnumField(RemovalStatus, default=RemovalStatus.DECIDED)
+    aside_id = TextField()  #: names the place that its bytes are set aside in
+    actor = TextField()  #: which command, on whose word
+    reason = TextField()  #: what made it possible, such as the copies that were proved
+    create_time = TimeField()
+    purge_time = TimeField(null=True)  #: its bytes are kept until then; None: until a sound copy is here
+    end_time = TimeField(null=True)  #: when they were purged or brought back
 
 
 class RemoteInstance(Record):
@@ -223,6 +257,7 @@ TABLES = [
     Librarian,
     File,
     Instance,
+    Removal,
     RemoteInstance,
     SendQueue,
     OutgoingTransfer,
@@ -278,3 +313,26 @@ _In.add_index(_In.index(_In.claim, where=(_In.claim.is_null(False)) & live(_In),
 # The queue, by destination and age.
 SendQueue.add_index(SendQueue.index(SendQueue.destination, SendQueue.id, where=waiting(), name="sendqueue_waiting"))
 SendQueue.add_index(SendQueue.index(SendQueue.end_time, where=SendQueue.status >= SQL("3"), name="sendqueue_ended"))
+
+# Copies that are not what they should be.
+Instance.add_index(
+    Instance.index(Instance.store, Instance.id, where=Instance.condition > SQL("0"), name="instance_unsound")
+)
+# check-integrity: what was read longest ago; and what neighbours wait for.
+Instance.add_index(
+    Instance.index(Instance.store, Instance.verified_time, where=Instance.available, name="instance_verified")
+)
+Instance.add_index(
+    Instance.index(Instance.store, Instance.id, where=Instance.asked_time.is_null(False), name="instance_asked")
+)
+# rolling-deletion: what may go, the oldest first.
+Instance.add_index(
+    Instance.index(
+        Instance.store,
+        Instance.create_time,
+        where=Instance.available & (Instance.deletion_policy == SQL("1")),
+        name="instance_deletable",
+    )
+)
+# Removals that are not over.
+Removal.add_index(Removal.index(Removal.store, Removal.id, where=Removal.status < SQL("2"), name="removal_open"))

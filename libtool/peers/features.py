@@ -8,4 +8,6 @@ BATCH = "clone-batch"
 COMPARE = "catalogue-compare"
 #: ``/api/v2/libtool/ping/back`` says whether the caller can be reached.
 PING_BACK = "ping-back"
-FEATURES = f"{BATCH} {COMPARE} {PING_BACK}"
+#: ``/api/v2/libtool/catalogue/validate`` has many copies read at once, and says when each was.
+VALIDATE = "catalogue-validate"
+FEATURES = f"{BATCH} {COMPARE} {PING_BACK} {VALIDATE}"

@@ -374,6 +374,40 @@ class Validation(Struct):
     computed_same_checksum: bool
 
 
+#: A span of time in seconds.
+Seconds = Annotated[float, Meta(ge=0, le=10**9)]
+
+
+class Validate(Struct):
+    """``libtool/catalogue/validate``: say what your copies of these are; read those that you have not just read."""
+
+    names: Annotated[list[Text], Meta(max_length=5000)]
+    max_age: Seconds = 0.0  #: a copy that was read and found right no longer ago need not be read again
+    seconds: Seconds = 0.0  #: how long may be spent on reading; what was not read then is unknown
+    hold: Seconds = 0.0  #: I am about to delete mine because of yours: keep what you find good for so long
+    depth: Annotated[int, Meta(ge=0, le=3)] = 0  #: how many librarians further may be asked
+    asked: Annotated[list[Short], Meta(max_length=100)] = field(default_factory=list)  #: who need not be asked again
+
+
+class ValidatedCopy(Struct):
+    """What one copy is."""
+
+    librarian: Short  #: that holds it
+    store: Int
+    instance_id: Int
+    good: bool | None  #: whether it was read and is what was recorded; None: it was not read, which is no verdict
+    size: Int = 0  #: bytes, as recorded; what was found when it is not good
+    checksum: Short = ""  #: the same
+    age: Seconds = 0.0  #: seconds since it was read, by the clock of the one who read it
+    why: Reason = ""  #: why it is not good, or was not read
+
+
+class ValidateAnswer(Struct):
+    """An entry for each name, in the order of the request; None: no such file is known."""
+
+    files: list[list[ValidatedCopy] | None] = field(default_factory=list)
+
+
 class Corrupt(Struct):
     """``corrupt/prepare`` and ``corrupt/resend``: my copy is bad; ``librarian_name`` is the one who asks."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 
-from libtool.states import FileKind
+from libtool.states import Condition, FileKind
 
 
 class Fate(Enum):
@@ -47,6 +47,22 @@ class Found:
     kind: FileKind
     size: int
     checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a stored copy turned out to be, by reading all of it unless that was needless."""
+
+    condition: Condition
+    size: int = 0  #: bytes that were found
+    checksum: str = ""  #: what was found; empty when it was not read
+    why: str = ""  #: what is wrong, in words
+    identity: tuple[int, ...] = ()  #: tells whether what lies there later is still the same, untouched
+
+    @property
+    def good(self) -> bool | None:
+        """Yes, no, or None: could not find out."""
+        return None if self.condition is Condition.UNREADABLE else self.condition is Condition.SOUND
 
 
 class Store(ABC):
@@ -137,3 +153,36 @@ class Store(ABC):
     @abstractmethod
     def discard_one(self, staging_id: str, name: str) -> None:
         """Remove one staged file and leave its siblings."""
+
+    # -- looking after what is stored --------------------------------------------------------------------------
+
+    @abstractmethod
+    def read(self, name: str, size: int, checksum: str, kind: FileKind) -> Reading:
+        """Read the copy ``name`` and compare it with what was recorded. Raises StoreUnavailable when it is the store
+        that cannot be read: a store that is not mounted misses no file."""
+
+    @abstractmethod
+    def set_aside(self, name: str, aside_id: str, identity: tuple[int, ...] = ()) -> bool:
+        """Take the copy ``name`` out of its place and keep its bytes under ``aside_id``, durably; repeating is fine.
+
+        Returns whether it lies aside; False when neither place has it. With ``identity`` it is put back, and FileChanged
+        raised, when it is not what was read.
+        """
+
+    @abstractmethod
+    def bring_back(self, name: str, aside_id: str) -> bool:
+        """Put what was set aside back into its place, durably; returns whether it lies there. FileExistsError when
+        something else does; repeating is fine."""
+
+    @abstractmethod
+    def purge(self, aside_id: str) -> None:
+        """Remove what was set aside for good; what is gone is fine."""
+
+    @abstractmethod
+    def space(self) -> tuple[int, int]:
+        """``(all, free)`` bytes of the file system that the copies lie on."""
+
+    @abstractmethod
+    def entries(self, directory: str) -> Iterator[tuple[str, bool]]:
+        """``(name, whether it is a directory)`` of what lies in a directory of the store, by names relative to the store,
+        without the store's own; the empty name is the store itself. Links to directories are no directories."""

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from libtool import copying, digest, names
 from libtool.errors import FileChanged, FileUnreadable, StoreUnavailable
 from libtool.seams import seam
-from libtool.states import FileKind
-from libtool.stores.base import Arrival, Fate, Found, Outcome, Store
+from libtool.states import Condition, FileKind
+from libtool.stores.base import Arrival, Fate, Found, Outcome, Reading, Store
 
 #: Lies in both directories of a store that is mounted.
 MARKER = ".libtool-store"
@@ -26,6 +26,8 @@ MARKER = ".libtool-store"
 CHECK = ".libtool-check"
 #: Where copies are made whole when staging and store are different file systems; inside the store.
 PARTS = ".libtool-part"
+#: Where copies lie that were taken out of their places; inside the store.
+ASIDE = ".libtool-aside"
 #: Length of a staging id and its slash, in bytes; and how one is spelled.
 _ID_LENGTH = 33
 _ID = re.compile("[0-9a-f]{32}")
@@ -112,8 +114,9 @@ class PosixStore(Store):
         return os.stat(self.staging).st_dev == os.stat(self.root).st_dev
 
     def name_room(self) -> int:
-        """What the longer of both prefixes leaves."""
-        prefixes = (len(os.fsencode(self.root)) + 1, len(os.fsencode(self.staging)) + 1 + _ID_LENGTH)
+        """What the longest prefix leaves: copies are staged, and may be set aside one day."""
+        aside = len(os.fsencode(self.root)) + len(ASIDE) + 2 + _ID_LENGTH
+        prefixes = (aside, len(os.fsencode(self.staging)) + 1 + _ID_LENGTH)
         return names.PATH_MAX - max(prefixes)
 
     def mark(self) -> tuple[str, int]:
@@ -432,6 +435,127 @@ class PosixStore(Store):
         if there != size:
             return f"it changed its content: {there} bytes instead of {size}"
         return "" if os.access(path, os.R_OK) else "it cannot be read: permission denied"
+
+    # -- looking after what is stored --------------------------------------------------------------------------
+
+    def read(self, name: str, size: int, checksum: str, kind: FileKind) -> Reading:
+        """Nothing is read twice: what is missing, of another kind or of another size needs no checksum."""
+        path = self.path(name)
+        self.check_readable()
+        try:
+            before = os.lstat(path)
+            found_kind, why = _plain(path, before)
+            if why or found_kind is not kind:
+                return Reading(Condition.DAMAGED, why=why or f"it is no {kind.name.lower()} any more")
+            there = before.st_size if kind is FileKind.FILE else digest.size_of(path)
+            if there != size:
+                return Reading(Condition.DAMAGED, there, why=f"it has {there} bytes instead of {size}")
+            outcome = _compare(path, kind, checksum)
+            identity = _identity(path, kind)
+            if kind is FileKind.FILE and identity != copying.identity(before):
+                return Reading(Condition.UNREADABLE, there, why="it changed while it was read")
+            if outcome.fate is Fate.STORED:
+                return Reading(Condition.SOUND, there, checksum, identity=identity)
+            function, _ = digest.split(checksum)
+            found = outcome.why.partition(f"{function}:::")[2].partition(" ")[0]
+            return Reading(Condition.DAMAGED, there, f"{function}:::{found}", outcome.why, identity)
+        except (FileNotFoundError, NotADirectoryError):
+            self.check_readable()  # it may have been unmounted just now
+            return Reading(Condition.MISSING, why="nothing lies in its place")
+        except OSError as trouble:
+            return Reading(Condition.UNREADABLE, why=f"it cannot be read: {trouble.strerror}")
+
+    def _aside(self, aside_id: str, name: str) -> str:
+        return f"{self.root}/{ASIDE}/{aside_id}/{name}"
+
+    def set_aside(self, name: str, aside_id: str, identity: tuple[int, ...] = ()) -> bool:
+        """Rename; the directories that it leaves empty go with it."""
+        path, aside = self.path(name), self._aside(aside_id, name)
+        self.check_readable()
+        if os.path.lexists(aside):
+            return True  # a former run did it
+        if not os.path.lexists(path):
+            return False
+        copying.make_directories(os.path.dirname(aside), floor=self.root)
+        seam("set aside: begin")
+        _rename(path, aside)
+        seam("set aside: renamed")
+        if identity and _identity(aside, FileKind.DIRECTORY if os.path.isdir(aside) else FileKind.FILE) != identity:
+            _rename(aside, path)
+            raise FileChanged(path=path)
+        copying.sync([os.path.dirname(aside), os.path.dirname(path)])
+        for directory in reversed(names.above(name)):
+            try:
+                os.rmdir(f"{self.root}/{directory}")
+            except OSError:
+                break  # others lie in it
+        return True
+
+    def bring_back(self, name: str, aside_id: str) -> bool:
+        """Rename back, if nothing lies there."""
+        path, aside = self.path(name), self._aside(aside_id, name)
+        self.check()
+        if not os.path.lexists(aside):
+            return os.path.lexists(path)
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "something else lies there", path)
+        made = copying.make_directories(os.path.dirname(path), self._directory_mode, floor=self.root)
+        _rename(aside, path)
+        seam("bring back: renamed")
+        copying.sync([os.path.dirname(path), os.path.dirname(aside), *map(os.path.dirname, made)])
+        copying.remove_tree(f"{self.root}/{ASIDE}/{aside_id}")
+        return True
+
+    def purge(self, aside_id: str) -> None:
+        """Remove the place and what lies in it."""
+        self.check_readable()
+        if not _ID.fullmatch(aside_id):
+            raise ValueError(aside_id)
+        seam("purge: begin")
+        copying.remove_tree(f"{self.root}/{ASIDE}/{aside_id}")
+
+    def space(self) -> tuple[int, int]:
+        """As a user who is not root sees it, without what ``report_full_fraction`` keeps free."""
+        self.check_readable()
+        found = os.statvfs(self.root)
+        return found.f_blocks * found.f_frsize, max(0, self._free(self.root))
+
+    def entries(self, directory: str) -> Iterator[tuple[str, bool]]:
+        """In the order of their names."""
+        prefix = f"{directory}/" if directory else ""
+        try:
+            with os.scandir(f"{self.root}/{directory}") as found:
+                there = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+        except OSError as trouble:
+            raise FileUnreadable(path=f"{self.root}/{directory}", why=str(trouble.strerror)) from None
+        for name, below in there:
+            if directory or not name.startswith(names.RESERVED):
+                yield prefix + name, below
+
+
+def _identity(path: str, kind: FileKind) -> tuple[int, ...]:
+    """What stays the same when a copy is renamed, and not when it is written to; of a directory everything in it."""
+    found = os.lstat(path)
+    if kind is FileKind.FILE:
+        return copying.identity(found)
+    inside = sorted(
+        (here, *copying.identity(os.lstat(os.path.join(path, here)))) for here, below in copying.walk(path) if not below
+    )
+    return (found.st_dev, found.st_ino, hash(tuple(inside)))
+
+
+def _rename(path: str, target: str) -> None:
+    """Rename a file or a directory; one that may not be written to is made so for that moment."""
+    found = os.lstat(path)
+    locked = stat.S_ISDIR(found.st_mode) and not found.st_mode & stat.S_IWUSR
+    if locked:
+        os.chmod(path, stat.S_IMODE(found.st_mode) | stat.S_IWUSR)
+    try:
+        os.rename(path, target)
+    finally:
+        if locked:
+            with suppress(FileNotFoundError):
+                os.chmod(target if os.path.lexists(target) else path, stat.S_IMODE(found.st_mode))
 
 
 def _as_error(path: str, trouble: OSError, store: str) -> Exception:
