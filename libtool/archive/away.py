@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from libtool.archive.desk import Desk, Newcomer, Terms
+from libtool.archive.desk import Desk, Freight, Newcomer, Terms
 from libtool.errors import (
     AwayDenied,
     LibrarianExists,
@@ -26,6 +26,7 @@ class Away(Desk):
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
+        self.silent: list[str] = []
 
     def _ask(self, endpoint: str, message: Any, kind: Any) -> Any:
         try:
@@ -156,11 +157,12 @@ class Away(Desk):
             for file in found
         ]
 
-    def validate(self, name: str) -> list[dict[str, Any]]:
-        """Have it read its copies; a stock server asks its own neighbours, too."""
-        asked = messages.ValidateFile(name)
-        found: list[messages.Validation] = self._ask("validate/file", asked, list[messages.Validation])
-        return [dict(messages.plain(each)) for each in found]
+    def validate(self, name: str, max_age: float = 0.0, depth: int = 1) -> list[dict[str, Any]]:
+        """Have it read its copies; a stock server asks its own neighbours, too, however deep, and may not read anew."""
+        found: list[messages.Validation] = self._ask(
+            "validate/file", messages.ValidateFile(name), list[messages.Validation]
+        )
+        return [{**messages.plain(each), "age": None, "why": None} for each in found]
 
     def stores(self) -> list[dict[str, Any]]:
         """Its stores."""
@@ -180,6 +182,22 @@ class Away(Desk):
     def set_store(self, name: str, enabled: bool) -> None:
         """Switch a store there on or off."""
         self._ask("admin/stores/state_change", admin.StoreState(name, enabled), admin.StoreStateChanged)
+
+    def manifest(self, store: str, destination: str | None, *, again: bool = False) -> Freight:
+        """In one answer. A stock server makes new transfers each time, so it is asked for them only once."""
+        if again:
+            why, how = "another librarian cannot be asked whether it made just this manifest", "Name another file."
+            raise Refused(why=why, how=how)
+        request = admin.ManifestRequest(store, bool(destination), destination or "")
+        found: admin.Manifest = self._ask("admin/stores/manifest", request, admin.Manifest)
+        names = {entry.name for entry in found.store_files}
+
+        def mark() -> list[str]:
+            gone = admin.ManifestRequest(store, mark_local_instances_as_unavailable=True)
+            marked: admin.Manifest = self._ask("admin/stores/manifest", gone, admin.Manifest)
+            return [entry.name for entry in marked.store_files if entry.name not in names]
+
+        return Freight(found.librarian_name, iter(found.store_files), mark)
 
 
 def _time(text: str) -> str | None:

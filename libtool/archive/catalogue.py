@@ -8,9 +8,9 @@ from typing import Any
 
 from peewee import SQL, fn
 
-from libtool.archive import notices, queue, runs
+from libtool.archive import notices, places, queue, runs
 from libtool.archive.hands import Host, portions
-from libtool.models.base import among, raw_rows
+from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import (
     Fault,
     File,
@@ -136,6 +136,34 @@ def _all_given(query: Any, conditions: list[tuple[Any, Any]]) -> Any:
         if value is not None:
             query = query.where(field == value)
     return query
+
+
+def set_policy(
+    host: Host,
+    wanted: Iterable[str],
+    prefix: str | None,
+    store: str | None,
+    policy: DeletionPolicy,
+    *,
+    change: bool = True,
+) -> tuple[int, list[str]]:
+    """Set the deletion policy of our copies of these files, or of all whose names begin with ``prefix``; how many copies
+    that are, and the names of which no copy is here."""
+    mine = Instance.store << StoreRow.select(StoreRow.id).where(
+        StoreRow.name == places.get(store).name if store is not None else StoreRow.id > 0
+    )
+    called = list(wanted)
+    if prefix is not None:
+        files = File.select(File.id).where(fn.SUBSTR(File.name, 1, len(prefix)) == prefix)
+    else:
+        files = File.select(File.id).where(among(File.name, called))
+    condition = mine & (Instance.file << files)
+    query = Instance.select(File.name).join(File).where(mine, among(File.name, called))
+    missing = set(called) - {name for (name,) in raw_rows(query)}
+    if not change:
+        return _count(Instance, condition), sorted(missing)
+    with writing("deletion policy"):
+        return int(Instance.update(deletion_policy=policy).where(condition).execute()), sorted(missing)
 
 
 def status(host: Host) -> dict[str, Any]:

@@ -7,10 +7,12 @@ own rows, :mod:`libtool.archive.away` asks another librarian under an administra
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from libtool.peers.admin import ManifestEntry
 from libtool.states import AuthLevel
 
 
@@ -37,8 +39,20 @@ class Terms:
     limit: int = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Freight:
+    """What lies in a store: to be listed first, and then, when the list is safe, marked as gone."""
+
+    librarian: str  #: whose store it is
+    entries: Iterator[ManifestEntry]
+    mark: Callable[[], list[str]]  #: returns the names that were marked and not listed, which should be none
+
+
 class Desk(ABC):
     """Everything an operator may ask of a librarian. Rows are dictionaries in the shape that commands show as JSON."""
+
+    #: Who did not answer the last question, and why.
+    silent: list[str]
 
     @abstractmethod
     def librarians(self, ping: bool) -> list[dict[str, Any]]:
@@ -81,8 +95,9 @@ class Desk(ABC):
         """Files and where their copies are, the newest first."""
 
     @abstractmethod
-    def validate(self, name: str) -> list[dict[str, Any]]:
-        """Have every copy of a file read, and say what it is."""
+    def validate(self, name: str, max_age: float = 0.0, depth: int = 1) -> list[dict[str, Any]]:
+        """Have every copy of a file read, unless that was done within ``max_age`` seconds, and say what it is. ``depth``:
+        how many librarians further copies are asked for."""
 
     @abstractmethod
     def stores(self) -> list[dict[str, Any]]:
@@ -91,3 +106,8 @@ class Desk(ABC):
     @abstractmethod
     def set_store(self, name: str, enabled: bool) -> None:
         """Switch a store on or off."""
+
+    @abstractmethod
+    def manifest(self, store: str, destination: str | None, *, again: bool = False) -> Freight:
+        """What lies in a store. With a destination, transfers by hand are written down for what it has not got;
+        ``again``: that was done before, so nothing is written."""

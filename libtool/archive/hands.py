@@ -104,6 +104,11 @@ class Budget:
         """Whether another step may begin."""
         return self._clock() < self._end
 
+    @property
+    def seconds(self) -> float:
+        """How much is left."""
+        return max(0.0, self._end - self._clock())
+
 
 def portions(rows: list[Any], size: int) -> Iterator[list[Any]]:
     """``rows`` in pieces of at most ``size``."""

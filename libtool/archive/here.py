@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import time
+from array import array
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from libtool.archive import accounts, catalogue, librarians, places, verifying
-from libtool.archive.desk import Desk, Newcomer, Terms
-from libtool.archive.hands import Host
+from libtool import digest
+from libtool.archive import accounts, catalogue, librarians, manifests, places, proving
+from libtool.archive.deciding import Report
+from libtool.archive.desk import Desk, Freight, Newcomer, Terms
+from libtool.archive.hands import Budget, Host, Tally
 from libtool.errors import LibtoolError, NoSignOfLife, Refused
-from libtool.models.tables import Librarian
+from libtool.models.tables import File, Librarian
+from libtool.peers import messages
+from libtool.peers.admin import ManifestEntry
 from libtool.peers.client import Peer
 from libtool.states import AuthLevel
 from libtool.units import show_time
 
 #: Seconds that each neighbour has to give a sign of life, and how many are asked at the same time.
 PING_SECONDS, ASKED_AT_ONCE = 15.0, 16
+#: Seconds that an operator waits for copies to be read.
+VALIDATE_SECONDS = 86400.0
 
 
 class Here(Desk):
@@ -24,6 +33,8 @@ class Here(Desk):
     def __init__(self, host: Host, *, local: bool) -> None:
         self.host = host
         self.local = local
+        #: Which neighbours did not say anything to the last question, and why.
+        self.silent: list[str] = []
 
     def librarians(self, ping: bool) -> list[dict[str, Any]]:
         """Every neighbour."""
@@ -144,24 +155,27 @@ class Here(Desk):
             for file in found
         ]
 
-    def validate(self, name: str) -> list[dict[str, Any]]:
-        """Read our own copies now."""
-        readings = verifying.read_copies(self.host, name)
-        if readings is None:
+    def validate(self, name: str, max_age: float = 0.0, depth: int = 1) -> list[dict[str, Any]]:
+        """Read our own copies, and have those read that neighbours hold; each copy once, and who tells otherwise, too."""
+        file = File.get_or_none(File.name == name)
+        if file is None:
             raise Refused(why="This file does not exist in the librarian.", how="Check the file name and try again.")
-        return [
-            {
-                "librarian": self.host.settings.name,
-                "store": copy.instance.store_id,
-                "instance_id": copy.instance.id,
-                "original_checksum": copy.file.checksum,
-                "original_size": copy.file.size,
-                "current_checksum": copy.checksum,
-                "current_size": copy.size,
-                "computed_same_checksum": copy.good,
-            }
-            for copy in readings
+        wanted = proving.Wanted(file.id, file.name, file.size, file.checksum)
+        budget = Budget(VALIDATE_SECONDS, time.monotonic)
+        rows = [
+            _validated(file, self.host.settings.name, copy)
+            for copy in proving.own(self.host, [name], max_age, budget)[name]
         ]
+        if depth:
+            ask = messages.Validate([], max_age, depth=depth - 1, asked=[self.host.settings.name])
+            tally = Tally()
+            where = proving.holders([file.id])
+            for librarian in Librarian.select().where(Librarian.name == file.source, ~Librarian.removed):
+                where.setdefault(librarian.id, [file.id])
+            found = proving.gather(self.host, [wanted], where, ask, budget, tally)[file.id]
+            rows += [_reported(file, report) for report in _each_once(self.host.settings.name, found)]
+            self.silent = tally.details + tally.lines
+        return rows
 
     def stores(self) -> list[dict[str, Any]]:
         """Every store and its room."""
@@ -170,3 +184,63 @@ class Here(Desk):
     def set_store(self, name: str, enabled: bool) -> None:
         """What waits for a disabled store goes on when it is enabled."""
         places.set_enabled(name, enabled)
+
+    def manifest(self, store: str, destination: str | None, *, again: bool = False) -> Freight:
+        """Page by page; only what was listed is marked."""
+        row = places.get(store)
+        to = librarians.get(destination) if destination else None
+        if to is not None and not again:
+            manifests.send(self.host, row, to)
+        listed = array("q")
+
+        def entries() -> Iterator[ManifestEntry]:
+            for number, entry in manifests.entries(self.host, row, to):
+                listed.append(number)
+                yield entry
+
+        def mark() -> list[str]:
+            for start in range(0, len(listed), manifests.PAGE):
+                manifests.mark(listed[start : start + manifests.PAGE].tolist())
+            return []
+
+        return Freight(self.host.settings.name, entries(), mark)
+
+
+def _validated(file: File, librarian: str, copy: messages.ValidatedCopy) -> dict[str, Any]:
+    """One copy as commands show it; what was not read has no current checksum."""
+    read = copy.good is not None
+    return {
+        "librarian": librarian,
+        "store": copy.store,
+        "instance_id": copy.instance_id,
+        "original_checksum": file.checksum,
+        "original_size": file.size,
+        "current_checksum": copy.checksum if read else None,
+        "current_size": copy.size if read else None,
+        "computed_same_checksum": copy.good,
+        "age": round(copy.age, 3) if copy.good else None,
+        "why": copy.why or None,
+    }
+
+
+def _reported(file: File, report: Report) -> dict[str, Any]:
+    """One copy elsewhere, as we were told of it."""
+    told = messages.ValidatedCopy(report.librarian, report.store, -1, report.good, report.size, report.checksum)
+    same = report.size == file.size and digest.same(report.checksum, file.checksum) is not False
+    told.good = report.good and same
+    told.age = report.age or 0.0
+    row = _validated(file, report.librarian, told)
+    row["instance_id"] = None
+    if report.teller != report.librarian:
+        row["why"] = f"{report.teller} says so"
+    return row
+
+
+def _each_once(own: str, reports: list[Report]) -> list[Report]:
+    """Each copy as its holder tells of it; what others say of it only where that differs, or nobody else says it."""
+    direct = {report.copy: report for report in reports if report.teller == report.librarian}
+    others = [report for report in reports if report.teller != report.librarian and report.librarian != own]
+    kept = {(report.copy, report.good): report for report in reversed(others)}
+    for copy, report in direct.items():
+        kept.pop((copy, report.good), None)
+    return sorted([*direct.values(), *kept.values()], key=lambda report: (report.copy, report.teller))

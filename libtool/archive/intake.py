@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 from peewee import SQL, Value, fn
 
 from libtool import names
-from libtool.archive import attempts, librarians, notices, places
+from libtool.archive import attempts, librarians, notices, places, removing
 from libtool.archive.hands import Budget, Host, Tally, portions
 from libtool.errors import LockTaken, PeerRefused, StoreUnavailable
 from libtool.models.base import among, raw_rows, writing
-from libtool.models.tables import File, IncomingTransfer, Instance, Librarian, live, owing
+from libtool.models.tables import File, IncomingTransfer, Instance, Librarian, Removal, live, owing
 from libtool.models.tables import Store as StoreRow
 from libtool.peers import features, messages
 from libtool.peers.client import Peer
-from libtool.states import DeletionPolicy, FileKind, Owed, TransferStatus
+from libtool.states import Condition, DeletionPolicy, FileKind, Owed, Proof, TransferStatus
 from libtool.stores.base import Arrival, Fate, Store
 from libtool.units import to_microseconds
 
@@ -117,7 +117,7 @@ def take_in(
     """Judge one portion: what is right is stored and recorded, what is wrong is ended and named, the rest waits."""
     troubled = {fault.subject for fault in notices.standing() if fault.kind == "unreadable"}
     reasons = _known_otherwise(staged)
-    judged = [each for each in staged if each.id not in reasons]
+    judged = _with_way(host, row, store, [each for each in staged if each.id not in reasons], tally)
     arrivals = [Arrival(each.staging_id or NOWHERE, each.name, each.size, each.checksum) for each in judged]
     outcomes = store.take_in(arrivals)
     stored: dict[FileKind, list[Staged]] = {FileKind.FILE: [], FileKind.DIRECTORY: []}
@@ -143,6 +143,21 @@ def take_in(
             if each.id in reasons:
                 sender = f"from {each.source}" if each.source else "of an ingest"
                 tally.problem(f"'{names.shown(each.name)}' {sender} was not stored: {reasons[each.id]}")
+
+
+def _with_way(host: Host, row: StoreRow, store: Store, staged: list[Staged], tally: Tally) -> list[Staged]:
+    """Those that may be judged now: where a former copy was bad, or was to go, its bytes are taken out of the way first."""
+    open_ = (Removal.store == row.id) & (Removal.status < SQL("2"))
+    unsound = (Instance.store == row.id) & (Instance.condition > SQL("0"))
+    if not (Removal.select(SQL("1")).where(open_).exists() or Instance.select(SQL("1")).where(unsound).exists()):
+        return staged
+    ids = dict(File.select(File.name, File.id).where(among(File.name, [each.name for each in staged])).tuples())
+    try:
+        removing.make_way(host, row, store, list(ids.values()), tally)
+        return staged
+    except LockTaken:
+        tally.postponed += len(ids)  # somebody is setting aside or bringing back just now: the next run takes them in
+        return [each for each in staged if each.name not in ids]
 
 
 def _subject(each: Staged) -> str:
@@ -196,6 +211,7 @@ def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[Staged]], pol
                     fn.COALESCE(_IN.deletion_policy, int(policy)),
                     SQL(str(to_microseconds(now))),
                     SQL(str(to_microseconds(now))),
+                    SQL(str(int(Proof.ARRIVAL))),
                 )
                 .join(File, on=same)
                 .where(mine),
@@ -206,10 +222,18 @@ def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[Staged]], pol
                     Instance.deletion_policy,
                     Instance.create_time,
                     Instance.verified_time,
+                    Instance.verified_how,
                 ],
             ).on_conflict(
                 conflict_target=[Instance.file, Instance.store],
-                update={Instance.available: True, Instance.verified_time: now},
+                update={
+                    Instance.available: True,
+                    Instance.verified_time: now,
+                    Instance.verified_how: Proof.ARRIVAL,
+                    Instance.condition: Condition.SOUND,
+                    Instance.checked_time: None,
+                    Instance.asked_time: None,
+                },
             ).execute()
             _IN.update(
                 status=TransferStatus.COMPLETED,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from libtool.archive import sending, verifying
+import time
+
+from libtool.archive import proving, removing, sending
 from libtool.archive.accounts import Caller
-from libtool.archive.hands import Host, Tally
+from libtool.archive.hands import Budget, Host, Tally
 from libtool.archive.librarians import probe
 from libtool.archive.staging import Offer, Wish
 from libtool.errors import CannotResend, DatabaseBusy, Denied, LibtoolError
@@ -13,29 +15,28 @@ from libtool.models.tables import File, Librarian, OutgoingTransfer, RemoteInsta
 from libtool.peers.client import Peer
 from libtool.states import Owed, TransferStatus
 
+#: Seconds that a neighbour waits for our copy to be read, and for how long it is believed then.
+READ_SECONDS, JUST_READ = 40.0, 600.0
 _OUT = OutgoingTransfer
 
 
-def prepare(host: Host, caller: Caller, name: str, librarian: str) -> tuple[File, Librarian]:
-    """Check everything that a resend needs, without changing anything; asks the neighbour for a sign of life.
+def prepare(host: Host, caller: Caller, name: str, librarian: str, *, again: bool = False) -> tuple[File, Librarian]:
+    """Check everything that a resend needs; asks the neighbour for a sign of life. ``again``: that was just done.
 
-    Only who was sent a file, or holds it as far as we know, may have it again.
+    Only who was sent a file, holds it as far as we know, or brought it here, may have it again. A copy of ours that was
+    deleted and is still set aside is brought back for it.
     """
     destination = Librarian.get_or_none(Librarian.name == librarian)
     if caller.name != librarian or destination is None or destination.removed:
         raise Denied()
     file = File.get_or_none(File.name == name)
-    known = file is not None and (
-        RemoteInstance.select()
-        .where(RemoteInstance.file == file.id, RemoteInstance.librarian == destination.id)
-        .exists()
-        or _OUT.select().where(_OUT.file == file.id, _OUT.destination == destination.id).exists()
-    )
-    if file is None or not known:
-        raise CannotResend(why="no such file was sent to you from here")
+    if file is None or not _had(file, destination):
+        raise CannotResend(why="no such file was sent to you from here, or came from you")
     if not destination.transfers_enabled:
         raise CannotResend(why="transfers to you are disabled here")
-    if not any(reading.good for reading in verifying.read_copies(host, name) or []):
+    budget = Budget(READ_SECONDS, time.monotonic)
+    copies = proving.own(host, [name], JUST_READ if again else 0.0, budget)[name]
+    if not any(copy.good for copy in copies) and not (not copies and removing.recover(host, file, Tally())):
         raise CannotResend(why="no copy here can be read and is right")
     peer = host.peer(destination)
     try:
@@ -47,9 +48,20 @@ def prepare(host: Host, caller: Caller, name: str, librarian: str) -> tuple[File
     return file, destination
 
 
+def _had(file: File, destination: Librarian) -> bool:
+    """Whether a neighbour ever had a file, as far as is known here."""
+    there = (RemoteInstance.file == file.id) & (RemoteInstance.librarian == destination.id)
+    sent = (_OUT.file == file.id) & (_OUT.destination == destination.id)
+    return (
+        file.source == destination.name
+        or RemoteInstance.select().where(there).exists()
+        or _OUT.select().where(sent).exists()
+    )
+
+
 def resend(host: Host, caller: Caller, name: str, librarian: str) -> int:
     """Stage the file at the neighbour now and queue it; returns the neighbour's number of the transfer."""
-    file, destination = prepare(host, caller, name, librarian)
+    file, destination = prepare(host, caller, name, librarian, again=True)
     mine = (_OUT.file == file.id) & (_OUT.destination == destination.id) & live(_OUT)
     with writing("resend"):
         _OUT.insert(

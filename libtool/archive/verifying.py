@@ -1,54 +1,176 @@
-"""Reading copies where they lie, to know what they are now."""
+"""Reading copies where they lie, and writing down what they turned out to be.
+
+A copy that is not what was recorded is unavailable from then on: it is neither sent nor counted, and may come again.
+Its bytes stay where they are. When too many of a store turn bad at once, none of them is marked: then the disk is the
+suspect and not the files, and a person must look.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
 
-from libtool import digest
-from libtool.archive.hands import Host
-from libtool.errors import LibtoolError
-from libtool.models.base import writing
-from libtool.models.tables import File, Instance
+from peewee import SQL, fn
+
+from libtool.archive import notices
+from libtool.archive.hands import Host, Tally
+from libtool.models.base import among, raw_rows, writing
+from libtool.models.tables import File, Instance, Removal
 from libtool.models.tables import Store as StoreRow
+from libtool.names import shown
+from libtool.states import Cause, Condition, FileKind, Proof, RemovalStatus
+from libtool.stores.base import Reading, Store
+
+#: A store is suspected when so many copies at least are bad, and they are more than one in so many of those read in
+#: this run, or more than one in so many of all in the store within a day.
+BAD_LEAST, BAD_OF_READ, BAD_OF_ALL = 10, 10, 20
+BAD_WITHIN = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What one copy turned out to be just now."""
+class Copy(NamedTuple):
+    """A copy, as far as reading it needs it."""
 
-    file: File
-    instance: Instance
+    id: int
+    file: int
+    name: str
     size: int
     checksum: str
-    good: bool
+    kind: int
+    available: bool
+    condition: int
 
 
-def read_copies(host: Host, name: str) -> list[Reading] | None:
-    """Read every available copy of a file here; None when no file has that name. Unreadable copies are left out."""
-    file = File.get_or_none(File.name == name)
-    if file is None:
-        return None
-    readings = []
-    copies = Instance.select(Instance, StoreRow).join(StoreRow)
-    for instance in copies.where(Instance.file == file.id, Instance.available, StoreRow.enabled):
-        reading = read(host, file, instance)
-        if reading is not None:
-            readings.append(reading)
-    return readings
+COLUMNS = (
+    Instance.id,
+    Instance.file,
+    File.name,
+    File.size,
+    File.checksum,
+    File.kind,
+    Instance.available,
+    Instance.condition,
+)
 
 
-def read(host: Host, file: File, instance: Instance) -> Reading | None:
-    """Read one copy and remember when it was found right; None when it cannot be read now, which is no verdict."""
-    function, _ = digest.split(file.checksum)
-    try:
-        store = host.store(instance.store)
-        store.check_readable()
-        path = store.path(file.name)
-        size, checksum = digest.size_of(path), digest.of_path(path, function)
-    except (OSError, LibtoolError):
-        return None
-    good = size == file.size and bool(digest.same(checksum, file.checksum))
-    if good:
-        with writing("verified"):
-            Instance.update(verified_time=host.now()).where(Instance.id == instance.id).execute()
-    return Reading(file, instance, size, checksum, good)
+def copies(condition: Any, order: Sequence[Any] = (Instance.id,), limit: int | None = None) -> list[Copy]:
+    """The copies that fulfil a condition on instances and files, in order."""
+    query = Instance.select(*COLUMNS).join(File).where(condition).order_by(*order)
+    return [Copy(*row) for row in raw_rows(query.limit(limit) if limit is not None else query)]
+
+
+def read(store: Store, copy: Copy) -> Reading:
+    """Read one copy; nothing is written down. Raises StoreUnavailable."""
+    return store.read(copy.name, copy.size, copy.checksum, FileKind(copy.kind))
+
+
+class Watch:
+    """What one run has read of one store, to see when too much of it turns bad."""
+
+    def __init__(self, host: Host, row: StoreRow, *, believe: bool = False) -> None:
+        self.host, self.row, self.believe = host, row, believe
+        self.read = self.bad = 0
+        self.suspect = ""  #: why the store is suspected; empty while it is not
+
+    def too_many(self, new: Sequence[Reading]) -> bool:
+        """Count these; whether the store is the suspect now."""
+        fresh = sum(reading.condition in (Condition.DAMAGED, Condition.MISSING) for reading in new)
+        self.read += len(new)
+        self.bad += fresh
+        if not fresh or self.believe:
+            return False
+        lately = self._lately() + fresh
+        of_all = Instance.select(fn.COUNT(Instance.id)).where(Instance.store == self.row.id).scalar()
+        if self.bad >= BAD_LEAST and self.bad * BAD_OF_READ > self.read:
+            self.suspect = f"{self.bad} of {self.read} copies that were read are damaged or missing"
+        elif lately >= BAD_LEAST and lately * BAD_OF_ALL > of_all:
+            self.suspect = f"{lately} of its {of_all} copies turned out to be damaged or missing within a day"
+        return bool(self.suspect)
+
+    def _lately(self) -> int:
+        mine = (Instance.store == self.row.id) & (Instance.condition > SQL("0"))
+        young = Instance.checked_time >= self.host.now() - BAD_WITHIN
+        return int(Instance.select(fn.COUNT(Instance.id)).where(mine, young).scalar())
+
+
+def record(
+    watch: Watch, found: Sequence[tuple[Copy, Reading]], proof: Proof, tally: Tally | None = None
+) -> list[tuple[Copy, Reading]]:
+    """Write down what copies turned out to be; returns those of which that was withheld, since the store is suspected.
+
+    ``tally`` gets a line for each that turned bad, and for what is well again.
+    """
+    now = watch.host.now()
+    withheld = watch.too_many([reading for _, reading in found])
+    sound = [copy for copy, reading in found if reading.good]
+    others = [(copy, reading) for copy, reading in found if not reading.good]
+    with writing("verified"):
+        good = {"verified_time": now, "verified_how": proof, "condition": Condition.SOUND, "checked_time": None}
+        good |= {"asked_time": None}
+        ids = [copy.id for copy in sound if copy.available]
+        Instance.update(**good).where(among(Instance.id, ids), Instance.available).execute()
+        back = [copy for copy in sound if not copy.available]
+        if back:  # what was bad and is well again: mended by hand, or a disk's bad moment
+            mine = among(Instance.id, [copy.id for copy in back]) & (Instance.condition > SQL("0")) & ~_removed()
+            Instance.update(**good, available=True).where(mine).execute()
+        marked = [] if withheld else [(copy, reading) for copy, reading in others if _mark(copy, reading, now)]
+    if tally is not None:
+        tally.failed += len(marked)
+        tally.lines += [_line(watch.row, copy, reading) for copy, reading in marked]
+        tally.details += [f"{subject(watch.row, copy)} is well again" for copy in sound if copy.condition]
+    if not withheld:
+        return []
+    return [(copy, reading) for copy, reading in others if reading.condition is not Condition.UNREADABLE]
+
+
+def _removed() -> Any:
+    """The condition that a copy was taken out of its place and did not come back."""
+    mine = (Removal.file == Instance.file) & (Removal.store == Instance.store) & (Removal.cause == Cause.DELETED)
+    return fn.EXISTS(Removal.select(SQL("1")).where(mine, Removal.status != RemovalStatus.RETURNED))
+
+
+def _mark(copy: Copy, reading: Reading, now: object) -> bool:
+    """Mark one copy as bad, unless it was replaced or removed meanwhile; whether that is news."""
+    changes: dict[str, object] = {"condition": reading.condition, "asked_time": None}
+    if reading.condition is not Condition.UNREADABLE:
+        changes["available"] = False
+    same = (Instance.id == copy.id) & (Instance.available == copy.available) & (Instance.condition == copy.condition)
+    if copy.condition == reading.condition:
+        Instance.update(**changes).where(same).execute()
+        return False
+    return bool(Instance.update(**changes, checked_time=now).where(same).execute())
+
+
+def _line(row: StoreRow, copy: Copy, reading: Reading) -> str:
+    """What an operator is told once of a copy that turned bad."""
+    if reading.condition is Condition.UNREADABLE:
+        return f"{subject(row, copy)}: {reading.why}. Nothing is known about its bytes; it is tried again"
+    what = f"{reading.condition.name.lower()}: {reading.why}"
+    return f"{subject(row, copy)} is {what}. It is not counted any more; corruption-fixer gets it anew"
+
+
+def subject(row: StoreRow, copy: Copy) -> str:
+    """What notices call a copy."""
+    return f"copy '{shown(copy.name)}' in {row.name}"
+
+
+def settle(host: Host, watch: Watch, tally: Tally) -> None:
+    """After a run: tell whether the store is suspected, and how many of its copies wait to be mended."""
+    where = f"store {watch.row.name}"
+    if watch.suspect:
+        tally.person = True
+        text = f"{watch.suspect}: the disk is the suspect and not the files, so none of them was marked. Look at the disk; "
+        text += f"if the files really are bad, run 'libtool check-integrity --store {watch.row.name} --believe'"
+        notices.trouble(host, tally, where, "suspect", text, at_once=True)
+    elif watch.read > watch.bad:
+        notices.over(host, tally, where, "suspect")
+    unsound = Instance.select(Instance.condition, fn.COUNT(Instance.id)).where(
+        Instance.store == watch.row.id, Instance.condition > SQL("0")
+    )
+    counts = {Condition(kind): int(count) for kind, count in raw_rows(unsound.group_by(Instance.condition))}
+    if counts:
+        many = ", ".join(f"{count} {kind.name.lower()}" for kind, count in sorted(counts.items()))
+        text = f"copies in it are not what they should be: {many}. corruption-fixer gets them anew where it can"
+        notices.trouble(host, tally, where, "bad", text)
+    else:
+        notices.over(host, tally, where, "bad")

@@ -80,6 +80,37 @@ class Span(click.ParamType):
             self.fail(str(wrong), param, ctx)
 
 
+class Size(click.ParamType):
+    """A number of bytes such as 500G or 20TiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes."""
+        try:
+            return units.parse_size(value)
+        except ValueError as wrong:
+            self.fail(str(wrong), param, ctx)
+
+
+class Percent(click.ParamType):
+    """A share such as 10%."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The share, between 0 and 1."""
+        if isinstance(value, float) and 0 <= value <= 1:
+            return value
+        try:
+            share = float(str(value).strip().removesuffix("%")) / 100
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            self.fail("expected a share between 0% and 100%, such as 10%", param, ctx)
+        return share
+
+
 def with_format(command: F) -> F:
     """The option that every command has that shows something."""
 

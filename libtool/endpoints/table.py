@@ -101,5 +101,6 @@ ENDPOINTS = {
     "libtool/clone/states": Endpoint("clone", "states", _CALL, "States", Owner.BOTH, most=None),
     "libtool/catalogue/known": Endpoint("neighbours", "known", _READ, "Known", most=None),
     "libtool/catalogue/delivered": Endpoint("neighbours", "delivered", _CALL, "Delivered", Owner.COPIES),
+    "libtool/catalogue/validate": Endpoint("validate", "many", _CALL, "Validate", most=None),
     "libtool/ping/back": Endpoint("neighbours", "ping_back", _CALL, None, Owner.SELF),
 }

@@ -124,6 +124,7 @@ class Removal(Record):
     aside_id = TextField()  #: names the place that its bytes are set aside in
     actor = TextField()  #: which command, on whose word
     reason = TextField()  #: what made it possible, such as the copies that were proved
+    copies = SmallIntegerField(default=0)  #: how many others must be proved once more before its bytes are purged
     create_time = TimeField()
     purge_time = TimeField(null=True)  #: its bytes are kept until then; None: until a sound copy is here
     end_time = TimeField(null=True)  #: when they were purged or brought back

@@ -415,6 +415,12 @@ class Corrupt(Struct):
     librarian_name: Short
 
 
+class Ready(Struct):
+    """Whether it could be sent."""
+
+    ready: bool
+
+
 class Resent(Struct):
     """It is on its way, as this incoming transfer of yours."""
 

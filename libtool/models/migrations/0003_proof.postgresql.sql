@@ -20,6 +20,7 @@ CREATE TABLE "removal" (
     "aside_id" TEXT NOT NULL,
     "actor" TEXT NOT NULL,
     "reason" TEXT NOT NULL,
+    "copies" SMALLINT NOT NULL,
     "create_time" BIGINT NOT NULL,
     "purge_time" BIGINT,
     "end_time" BIGINT

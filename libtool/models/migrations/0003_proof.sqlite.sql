@@ -20,6 +20,7 @@ CREATE TABLE "removal" (
     "aside_id" TEXT NOT NULL,
     "actor" TEXT NOT NULL,
     "reason" TEXT NOT NULL,
+    "copies" INTEGER NOT NULL,
     "create_time" INTEGER NOT NULL,
     "purge_time" INTEGER,
     "end_time" INTEGER

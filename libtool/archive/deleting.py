@@ -1,0 +1,333 @@
+"""``rolling-deletion``: let copies go that are old enough and of which enough others are proved; and purge what was let go.
+
+Every copy is decided on by itself, from what was found out in this run. What could not be found out keeps it. Its bytes
+are set aside first; before they are purged, the other copies are proved once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import NamedTuple
+
+from peewee import SQL, Expression, fn
+
+from libtool.archive import notices, places, proving, removing, verifying
+from libtool.archive.deciding import Decision, Own, Report, Terms, decide
+from libtool.archive.hands import Budget, Host, Tally, portions
+from libtool.archive.removing import Order, Warrant
+from libtool.archive.verifying import COLUMNS, Copy, Watch
+from libtool.errors import LockTaken, StoreUnavailable
+from libtool.models.base import raw_rows
+from libtool.models.tables import File, Instance, Librarian, RemoteInstance, Removal
+from libtool.models.tables import Store as StoreRow
+from libtool.names import shown
+from libtool.states import Condition, DeletionPolicy, Proof
+from libtool.stores.base import Reading, Store
+from libtool.units import from_microseconds
+
+#: Copies that are decided on together.
+PORTION = 200
+#: How long holders are asked to keep what we count on: until our copy is set aside, and somewhat longer.
+HOLD = timedelta(hours=1)
+#: Seconds that may pass between a holder's reading and our deciding.
+SLACK = 600.0
+
+
+@dataclass
+class Wish:
+    """The options of ``rolling-deletion``."""
+
+    age: timedelta  #: only copies that came in longer ago
+    copies: int = 3  #: other copies that must be proved
+    max_age: float = 0.0  #: seconds since those were read; 0: they are read now
+    forget: bool = False  #: remove the rows, too
+    keep: timedelta = timedelta(days=7)  #: how long what was let go can be brought back
+    start: float | None = None  #: only when less than this share of the file system is free
+    stop: float | None = None  #: and only until this share will be
+    most_files: int = 100_000
+    most_bytes: int | None = None
+
+
+class Candidate(NamedTuple):
+    """A copy that may be old enough, and how it is looked after."""
+
+    copy: Copy
+    policy: int
+    created: int
+
+
+@dataclass
+class _Left:
+    """How much may still go in this run."""
+
+    files: int
+    size: float
+
+    def take(self, copy: Copy) -> bool:
+        """Count one more; False when that is too much."""
+        if self.files < 1 or self.size <= 0:
+            return False
+        self.files -= 1
+        self.size -= copy.size
+        return True
+
+
+def delete(
+    host: Host,
+    row: StoreRow,
+    wish: Wish,
+    warrant: Warrant,
+    budget: Budget,
+    tally: Tally,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Let go what may go in one store. First what a former run decided is carried out, and what is due is purged."""
+    try:
+        store = host.store(row)
+        store.check()
+        removing.carry_out(host, row, store, tally)
+        _purge(host, row, store, wish, budget.share(2), tally)
+        left = _allowance(row, store, wish)
+        after = (0, 0)
+        watch = Watch(host, row)
+        while budget.left and left.files > 0 and left.size > 0 and not watch.suspect:
+            portion = _candidates(host, row, wish, after)
+            if not portion:
+                break
+            after = (portion[-1].created, portion[-1].copy.id)
+            _portion(host, row, store, portion, wish, warrant, left, watch, budget, tally)
+            if progress is not None:
+                progress(len(portion))
+        verifying.settle(host, watch, tally)
+        notices.over(host, tally, f"store {row.name}", "unavailable")
+    except LockTaken:
+        tally.wait(f"store {row.name}: somebody else sets aside or brings back copies just now")
+    except StoreUnavailable as trouble:
+        tally.postponed += 1
+        notices.trouble(host, tally, f"store {row.name}", "unavailable", trouble.text)
+
+
+def _allowance(row: StoreRow, store: Store, wish: Wish) -> _Left:
+    """What may go at all in this run: everything, or what the watermarks ask for."""
+    size = float("inf") if wish.most_bytes is None else float(wish.most_bytes)
+    if wish.start is not None:
+        total, free = store.space()
+        free += removing.bytes_aside(row)  # what is set aside will be free without anything more
+        low, high = wish.start * total, (wish.start if wish.stop is None else wish.stop) * total
+        size = 0.0 if free >= low else min(size, high - free)
+    return _Left(wish.most_files, size)
+
+
+def eligible(host: Host, row: StoreRow, wish: Wish) -> Expression:
+    """The condition for copies that are worth asking about: as far as is known, there are enough others."""
+    old = Instance.create_time <= host.now() - wish.age
+    mine = (Instance.store == row.id) & Instance.available & (Instance.deletion_policy == SQL("1")) & old
+    others = RemoteInstance.select(fn.COUNT(RemoteInstance.id)).join(Librarian)
+    enough = others.where(RemoteInstance.file == Instance.file, ~Librarian.removed) >= wish.copies
+    return mine & (Instance.condition == SQL("0")) & enough
+
+
+def _candidates(host: Host, row: StoreRow, wish: Wish, after: tuple[int, int]) -> list[Candidate]:
+    """The next copies, the oldest first."""
+    created, id = after
+    later = (Instance.create_time > from_microseconds(created)) | (
+        (Instance.create_time == from_microseconds(created)) & (Instance.id > id)
+    )
+    query = Instance.select(*COLUMNS, Instance.deletion_policy, Instance.create_time).join(File)
+    query = query.where(eligible(host, row, wish), later).order_by(Instance.create_time, Instance.id).limit(PORTION)
+    return [Candidate(Copy(*found[:-2]), found[-2], found[-1]) for found in raw_rows(query)]
+
+
+def _portion(
+    host: Host,
+    row: StoreRow,
+    store: Store,
+    portion: Sequence[Candidate],
+    wish: Wish,
+    warrant: Warrant,
+    left: _Left,
+    watch: Watch,
+    budget: Budget,
+    tally: Tally,
+) -> None:
+    """Ask about some copies, read those that may go, and let them go."""
+    needed = removing.needed(host, [each.copy.id for each in portion])
+    asked = [each.copy for each in portion if each.copy.id not in needed]
+    reports = _evidence(host, asked, wish.max_age, budget, tally)
+    terms = Terms(wish.copies, wish.max_age + SLACK, wish.age.total_seconds())
+    orders: list[Order] = []
+    read: list[tuple[Copy, Reading]] = []
+    for each in portion:
+        copy = each.copy
+        if not left.files or not budget.left:
+            break
+        own = _own(host, each, needed.get(copy.id, ""))
+        decision = decide(own, reports.get(copy.file, []), terms)
+        if decision.may_go:  # worth reading it ourselves
+            reading = verifying.read(store, copy)
+            read.append((copy, reading))
+            own = replace(own, condition=reading.condition)
+            decision = decide(own, reports[copy.file], terms)
+        if not decision.may_go:
+            _tell(row, copy, decision, tally)
+        elif left.take(copy):
+            orders.append(Order(copy, _words(decision), reading.identity))
+    if verifying.record(watch, read, Proof.DELETION, tally):
+        return  # the store is suspected: nothing in it is decided on
+    let_go(host, row, store, orders, warrant, tally)
+
+
+def _own(host: Host, each: Candidate, needed: str) -> Own:
+    """A copy as it was when it was last looked at."""
+    copy = each.copy
+    age = (host.now() - from_microseconds(each.created)).total_seconds()
+    policy, condition = DeletionPolicy(each.policy), Condition(copy.condition)
+    return Own(host.settings.name, copy.size, copy.checksum, policy, age, condition, needed)
+
+
+def _evidence(
+    host: Host, copies: Sequence[Copy], max_age: float, budget: Budget, tally: Tally
+) -> dict[int, list[Report]]:
+    """What the holders say of these files; they are asked to keep what we may count on."""
+    wanted = [proving.Wanted(copy.file, copy.name, copy.size, copy.checksum) for copy in copies]
+    ask = proving.young(max_age, HOLD.total_seconds())
+    return proving.gather(host, wanted, proving.holders([copy.file for copy in copies]), ask, budget, tally)
+
+
+def let_go(
+    host: Host, row: StoreRow, store: Store, orders: Sequence[Order], warrant: Warrant, tally: Tally
+) -> dict[int, str]:
+    """Decide on and set aside copies that were read and may go; returns which of them stay after all, and why."""
+    if not orders:
+        return {}
+    stays = removing.decide(host, row, orders, warrant)
+    going = [order for order in orders if order.copy.id not in stays]
+    failed = tally.failed
+    removing.carry_out(host, row, store, tally, going, files=[order.copy.file for order in going])
+    if warrant.forget:
+        removing.forget(host, row, [order.copy.file for order in going])
+    tally.done += len(going) - (tally.failed - failed)
+    tally.details += [f"'{shown(order.copy.name)}' was let go from {row.name}: {order.reason}" for order in going]
+    for order in orders:
+        if order.copy.id in stays:
+            tally.details.append(f"'{shown(order.copy.name)}' stays in {row.name}: {stays[order.copy.id]}")
+    return stays
+
+
+def _words(decision: Decision) -> str:
+    """On the strength of what a copy goes."""
+    return "proved at " + ", ".join(f"{librarian} (store {store})" for librarian, store in decision.counted)
+
+
+def _tell(row: StoreRow, copy: Copy, decision: Decision, tally: Tally) -> None:
+    tally.details.append(f"'{shown(copy.name)}' stays in {row.name}: {'; '.join(decision.reasons)}")
+
+
+def delete_one(
+    host: Host,
+    name: str,
+    store_name: str,
+    warrant: Warrant,
+    max_age: float,
+    reason: str,
+    budget: Budget,
+    tally: Tally,
+    *,
+    really: bool = True,
+) -> tuple[str, ...]:
+    """Let one copy go, on a person's word; returns why it stays, which is nothing when it went (or may go).
+
+    A warrant for which no other copies need be proved lets it go all the same, unless somebody just needs it.
+    """
+    row = places.get(store_name)
+    store = host.store(row)
+    store.check()
+    mine = (File.name == name) & (Instance.store == row.id) & Instance.available
+    copies = verifying.copies(mine)
+    if not copies:
+        return ("no available copy of it is there",)
+    (copy,) = copies
+    needed = removing.needed(host, [copy.id]).get(copy.id, "")
+    instance = Instance.get_by_id(copy.id)
+    age = (host.now() - instance.create_time).total_seconds()
+    reports = {} if not warrant.copies else _evidence(host, [copy], max_age, budget, tally)
+    reading = verifying.read(store, copy)
+    condition = reading.condition
+    own = Own(host.settings.name, copy.size, copy.checksum, instance.deletion_policy, age, condition, needed)
+    terms = Terms(warrant.copies, max_age + SLACK, held=warrant.held)
+    decision = decide(own, reports.get(copy.file, []), terms)
+    reasons = decision.reasons if warrant.copies else ((needed,) if needed else ())
+    if reasons or not really:
+        return reasons
+    words = f"{_words(decision)}: {reason}" if decision.counted else reason or "forced"
+    return tuple(let_go(host, row, store, [Order(copy, words, reading.identity)], warrant, tally).values())
+
+
+# -- purging ------------------------------------------------------------------------------------------------------
+
+
+def _purge(host: Host, row: StoreRow, store: Store, wish: Wish, budget: Budget, tally: Tally) -> None:
+    """Remove for good what has been kept long enough, if the other copies still are proved; the rest stays aside."""
+    after = 0
+    while budget.left:
+        found = removing.due(host, row, after, PORTION)
+        if not found:
+            return
+        after = found[-1].id
+        purge(host, row, store, found, wish.copies, wish.max_age, budget, tally)
+
+
+def purge(
+    host: Host,
+    row: StoreRow,
+    store: Store,
+    found: Sequence[Removal],
+    copies: int,
+    max_age: float,
+    budget: Budget,
+    tally: Tally,
+) -> None:
+    """Purge those of these removals for which enough other copies are proved once more."""
+    forced = [each for each in found if not each.copies]
+    asked = [each for each in found if each.copies]
+    reports = _evidence(host, [_copy(each) for each in asked], max_age, budget, tally) if asked else {}
+    going = list(forced)
+    for each in asked:
+        file = each.file
+        own = Own(host.settings.name, file.size, file.checksum, DeletionPolicy.ALLOWED, 0.0, condition=Condition.SOUND)
+        decision = decide(own, reports[file.id], Terms(max(copies, each.copies), max_age + SLACK))
+        if decision.may_go:
+            going.append(each)
+        else:
+            why = "; ".join(decision.reasons)
+            tally.details.append(f"what is set aside of '{shown(file.name)}' in {row.name} is kept: {why}")
+    tally.done += removing.purge(host, row, store, going, tally)
+
+
+def _copy(removal: Removal) -> Copy:
+    file = removal.file
+    return Copy(0, file.id, file.name, file.size, file.checksum, int(file.kind), False, 0)
+
+
+# -- looking ------------------------------------------------------------------------------------------------------
+
+
+def plan(host: Host, row: StoreRow, wish: Wish) -> Iterator[str]:
+    """What a run would ask about, a line each: nobody is asked and nothing is read."""
+    left = _allowance(row, host.store(row), wish)
+    after = (0, 0)
+    while portion := _candidates(host, row, wish, after):
+        after = (portion[-1].created, portion[-1].copy.id)
+        needed = removing.needed(host, [each.copy.id for each in portion])
+        for each in portion:
+            if each.copy.id in needed:
+                yield f"{shown(each.copy.name)} in {row.name} stays: {needed[each.copy.id]}"
+            elif left.take(each.copy):
+                yield f"{shown(each.copy.name)} in {row.name} may go, if its other copies are proved"
+            else:
+                return
+    for piece in portions(removing.due(host, row, 0, 100_000), 1000):
+        for removal in piece:
+            yield f"{shown(removal.file.name)}: what is set aside may be purged, if its other copies are proved"
