@@ -492,6 +492,19 @@ class UnknownTransfer(AlreadyHere):
     http_status = 404
 
 
+class InstanceKept(AlreadyHere):
+    """A copy that was to be deleted stays as it is."""
+
+    message = "{why}"
+    remedy = "{how}"
+    http_status = 400
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What a stock client expects of a deletion that did not take place."""
+        return {"success": False, "instance_id": self.facts["instance_id"]}
+
+
 class NotNow(LibtoolError):
     """The state of a thing does not allow what was asked."""
 

@@ -248,6 +248,13 @@ RULES: dict[str, Rule] = {
         200,
         lambda see: see.one("SELECT count(*) FROM file WHERE name = 'lies here'") == 1,
     ),
+    "admin/instance/delete_local": Rule("ADMIN", lambda it: {"instance_id": 1, "delete_file": True}, 400, changes=False),
+    "admin/instance/delete_remote": Rule(
+        "ADMIN",
+        lambda it: {"instance_id": 1},
+        200,
+        lambda see: see.one("SELECT count(*) FROM remote_instance WHERE id = 1") == 0,
+    ),
     "admin/stores/list": Rule("ADMIN", changes=False),
     "admin/stores/state_change": Rule(
         "ADMIN",
@@ -329,6 +336,16 @@ RULES: dict[str, Rule] = {
         200,
         lambda see: [each["name"] for each in see.body["files"]] == [see.things.held],
         changes=False,
+    ),
+    "libtool/catalogue/validate": Rule(
+        "CALLBACK",
+        lambda it: {"names": [it.held], "seconds": 5, "hold": 60, "asked": ["somebody"]},
+        200,
+        lambda see: (
+            see.body["files"][0][0]["good"] is True
+            and see.one(f"SELECT count(*) FROM instance WHERE held_until IS NOT NULL AND {_HELD}", see.things.held) == 1
+        ),
+        most=MANY,
     ),
     "libtool/ping/back": Rule("CALLBACK", lambda it: {}, 200, lambda see: see.body == {"reached": True, "reason": "", "outdated": False}),
 }
@@ -616,6 +633,7 @@ LISTS = {
     "libtool/clone/states": ["outgoing", "incoming"],
     "libtool/clone/given_up": ["transfers"],
     "libtool/catalogue/known": ["names"],
+    "libtool/catalogue/validate": ["names", "asked"],
 }
 BOSS = Caller("ADMIN by key", key="boss", name="boss", level=AuthLevel.ADMIN)
 

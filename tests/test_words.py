@@ -23,6 +23,7 @@ TASKS = sorted(name for name, (module, _) in cli.COMMANDS.items() if module.star
 #: Commands that show rows or a state, so that scripts want them as JSON.
 SHOWING = [
     "check-endpoint",
+    "check-integrity",
     "get-librarian-list",
     "get-store-list",
     "list-users",
@@ -32,7 +33,7 @@ SHOWING = [
     "whoami",
 ]
 #: Commands that change or send nothing, and the one that only works in a directory of its own.
-HARMLESS = {*SHOWING, "callback", "demo"}
+HARMLESS = {*SHOWING, "callback", "demo"} - {"check-integrity"}
 
 
 def readme() -> str:

@@ -18,8 +18,8 @@ from libtool.archive.deciding import Decision, Own, Report, Terms, decide
 from libtool.archive.hands import Budget, Host, Tally, portions
 from libtool.archive.removing import Order, Warrant
 from libtool.archive.verifying import COLUMNS, Copy, Watch
-from libtool.errors import LockTaken, StoreUnavailable
-from libtool.models.base import raw_rows
+from libtool.errors import InstanceKept, LockTaken, StoreUnavailable
+from libtool.models.base import raw_rows, writing
 from libtool.models.tables import File, Instance, Librarian, RemoteInstance, Removal
 from libtool.models.tables import Store as StoreRow
 from libtool.names import shown
@@ -263,6 +263,31 @@ def delete_one(
         return reasons
     words = f"{_words(decision)}: {reason}" if decision.counted else reason or "forced"
     return tuple(let_go(host, row, store, [Order(copy, words, reading.identity)], warrant, tally).values())
+
+
+def forget_local(host: Host, instance: int, *, bytes_too: bool) -> None:
+    """Forget one of our copies and leave its bytes; InstanceKept when there is none, somebody needs it, or its bytes shall
+    go, too."""
+    found = Instance.select(Instance, File, StoreRow).join(File).switch(Instance).join(StoreRow)
+    row = found.where(Instance.id == instance).first()
+    if row is None:
+        raise InstanceKept(instance_id=instance, why="Instance does not exist.", how="Search for it first.")
+    if bytes_too:
+        how = f"At this librarian run 'libtool delete-instance {shown(row.file.name)} --store {row.store.name}'."
+        raise InstanceKept(instance_id=instance, why="A copy is only deleted when others are proved.", how=how)
+    with writing("instance forgotten"):
+        needed = removing.needed(host, [instance])
+        gone = 0 if needed else Instance.delete().where(Instance.id == instance).execute()
+    if not gone:
+        why = needed.get(instance, "Instance does not exist")
+        raise InstanceKept(instance_id=instance, why=f"The copy stays: {why}.", how="Ask again later.")
+
+
+def forget_remote(instance: int) -> None:
+    """Forget a copy at a neighbour; InstanceKept when none is known under this number."""
+    with writing("remote instance forgotten"):
+        if not RemoteInstance.delete().where(RemoteInstance.id == instance).execute():
+            raise InstanceKept(instance_id=instance, why="Instance does not exist.", how="Search for it first.")
 
 
 # -- purging ------------------------------------------------------------------------------------------------------

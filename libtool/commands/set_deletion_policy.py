@@ -12,7 +12,12 @@ from libtool.states import DeletionPolicy
 
 @click.command()
 @click.argument("names", metavar="[FILE-NAME]...", nargs=-1)
-@click.option("--policy", type=click.Choice(["allowed", "disallowed"], case_sensitive=False), required=True)
+@click.option(
+    "--policy",
+    type=click.Choice(["allowed", "disallowed"], case_sensitive=False),
+    required=True,
+    help="Whether they may be let go.",
+)
 @click.option("--store", metavar="STORE", help="Only the copies in this store.")
 @click.option("--prefix", metavar="NAME", help="All files whose names begin so; '' means every file.")
 @dry_run

@@ -92,6 +92,8 @@ ENDPOINTS = {
     "admin/stores/list": Endpoint("admin", "list_stores", _ADMIN, None),
     "admin/stores/state_change": Endpoint("admin", "set_store", _ADMIN, "admin.StoreState"),
     "admin/stores/manifest": Endpoint("admin", "manifest", _ADMIN, "admin.ManifestRequest"),
+    "admin/instance/delete_local": Endpoint("admin", "delete_local", _ADMIN, "admin.InstanceDelete"),
+    "admin/instance/delete_remote": Endpoint("admin", "delete_remote", _ADMIN, "admin.InstanceDelete"),
     "admin/add_file": Endpoint("admin", "add_file", _ADMIN, "admin.AddFile"),
     # Between librarians that both are libtool.
     "libtool/clone/batch_stage": Endpoint("clone", "batch_stage_each", _ADD, "BatchStage", Owner.SOURCE, 201, None),

@@ -274,6 +274,23 @@ class ErrorClear(Struct):
     id: Int
 
 
+# -- copies -------------------------------------------------------------------------------------------------------
+
+
+class InstanceDelete(Struct):
+    """``admin/instance/delete_local`` and ``delete_remote``: forget a copy, or delete it."""
+
+    instance_id: Int
+    delete_file: bool | None = False
+
+
+class InstanceDeleted(Struct):
+    """It is forgotten."""
+
+    success: bool
+    instance_id: Int
+
+
 # -- uploads ------------------------------------------------------------------------------------------------------
 
 

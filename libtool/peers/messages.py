@@ -381,12 +381,12 @@ Seconds = Annotated[float, Meta(ge=0, le=10**9)]
 class Validate(Struct):
     """``libtool/catalogue/validate``: say what your copies of these are; read those that you have not just read."""
 
-    names: Annotated[list[Text], Meta(max_length=5000)]
+    names: list[Text]
     max_age: Seconds = 0.0  #: a copy that was read and found right no longer ago need not be read again
     seconds: Seconds = 0.0  #: how long may be spent on reading; what was not read then is unknown
     hold: Seconds = 0.0  #: I am about to delete mine because of yours: keep what you find good for so long
     depth: Annotated[int, Meta(ge=0, le=3)] = 0  #: how many librarians further may be asked
-    asked: Annotated[list[Short], Meta(max_length=100)] = field(default_factory=list)  #: who need not be asked again
+    asked: list[Short] = field(default_factory=list)  #: who need not be asked again
 
 
 class ValidatedCopy(Struct):
