@@ -19,13 +19,14 @@ from libtool.models.tables import (
     Librarian,
     OutgoingTransfer,
     RemoteInstance,
+    Removal,
     Retry,
     SendQueue,
     live,
 )
 from libtool.models.tables import Store as StoreRow
 from libtool.peers.messages import DeliveredFile, KnownFile
-from libtool.states import DeletionPolicy, QueueStatus, TransferStatus
+from libtool.states import Condition, DeletionPolicy, QueueStatus, TransferStatus
 from libtool.units import show_time
 
 #: A live transfer older than this is stuck: every task has had its chance, day and night.
@@ -174,6 +175,7 @@ def status(host: Host) -> dict[str, Any]:
         "files": _count(File),
         "instances": _count(Instance, Instance.available),
         "remote_instances": _count(RemoteInstance),
+        "copies": _looked_after(),
         "outgoing": _by_status(OutgoingTransfer),
         "incoming": _by_status(IncomingTransfer, IncomingTransfer.source != ""),
         "send_queue": _queue(),
@@ -249,6 +251,32 @@ def _by_status(table: Any, condition: Any = None) -> dict[str, int]:
     query = table.select(table.status, fn.COUNT(table.id)).group_by(table.status)
     found = dict((query if condition is None else query.where(condition)).tuples())
     return {status.name: int(found.get(status, 0)) for status in TransferStatus}
+
+
+def _looked_after() -> dict[str, Any]:
+    """How many of our copies are not what they should be, how many are set aside, how many a neighbour waits for, and
+    when the one was read that was read longest ago."""
+    bad = Instance.select(Instance.condition, fn.COUNT(Instance.id)).where(Instance.condition > SQL("0"))
+    counts = dict(raw_rows(bad.group_by(Instance.condition)))
+    oldest = [
+        found
+        for row in StoreRow.select()
+        if (
+            found := Instance.select(Instance.verified_time)
+            .where(Instance.store == row.id, Instance.available, Instance.verified_time.is_null(False))
+            .order_by(Instance.verified_time)
+            .limit(1)
+            .scalar()
+        )
+    ]
+    return {
+        "damaged": int(counts.get(Condition.DAMAGED, 0)),
+        "missing": int(counts.get(Condition.MISSING, 0)),
+        "unreadable": int(counts.get(Condition.UNREADABLE, 0)),
+        "set_aside": _count(Removal, Removal.status < SQL("2")),
+        "asked_for": _count(Instance, Instance.asked_time.is_null(False)),
+        "oldest_verified": show_time(min(oldest, default=None)),
+    }
 
 
 def _queue() -> dict[str, int]:

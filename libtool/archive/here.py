@@ -140,6 +140,9 @@ class Here(Desk):
                         "store": copy.store.name,
                         "path": places.path_of(self.host, copy.store, file.name),
                         "available": copy.available,
+                        "condition": copy.condition.name,
+                        "verified": show_time(copy.verified_time),
+                        "verified_how": copy.verified_how.name,
                     }
                     for copy in copies.get(file.id, [])
                 ],

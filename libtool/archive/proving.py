@@ -77,11 +77,18 @@ def _files() -> Any:
 
 
 def own(
-    host: Host, names: Sequence[str], max_age: float, budget: Budget, hold: timedelta = timedelta(0)
+    host: Host,
+    names: Sequence[str],
+    max_age: float,
+    budget: Budget,
+    hold: timedelta = timedelta(0),
+    *,
+    otherwise: float = 0.0,
 ) -> dict[str, list[ValidatedCopy]]:
     """What our copies of these files are, by name; files that are not in the catalogue are left out.
 
-    A copy that was read no more than ``max_age`` seconds ago is not read again; others are, as far as time allows.
+    A copy that was read no more than ``max_age`` seconds ago is not read again; others are, as far as time allows. What
+    there is no time for counts when it was read no more than ``otherwise`` seconds ago.
     """
     found: dict[str, list[ValidatedCopy]] = {
         name: [] for (name,) in raw_rows(File.select(File.name).where(among(File.name, list(names))))
@@ -92,14 +99,14 @@ def own(
     for row in raw_rows(query.where(mine).order_by(Instance.id)):
         by_store.setdefault(row[-2], []).append(_Here(Copy(*row[:-2]), row[-2], row[-1]))
     for row in StoreRow.select().where(among(StoreRow.id, list(by_store)), StoreRow.enabled):
-        for here, told in _read_store(host, row, by_store[row.id], max_age, budget):
+        for here, told in _read_store(host, row, by_store[row.id], max_age, otherwise, budget):
             found[here.copy.name].append(told)
     _hold(host, [copy for copies in found.values() for copy in copies if copy.good], hold)
     return found
 
 
 def _read_store(
-    host: Host, row: StoreRow, found: list[_Here], max_age: float, budget: Budget
+    host: Host, row: StoreRow, found: list[_Here], max_age: float, otherwise: float, budget: Budget
 ) -> Iterator[tuple[_Here, ValidatedCopy]]:
     """What the copies in one store are."""
     name, now = host.settings.name, host.now()
@@ -114,7 +121,9 @@ def _read_store(
             told.good, told.why = False, f"it is {Condition(copy.condition).name.lower()}"
         elif age is not None and 0 <= age <= max_age and max_age and not copy.condition:
             told.good, told.age = True, age
-        elif copy.size / RATE >= budget.seconds:
+        elif (slow := copy.size / RATE >= budget.seconds) and age is not None and 0 <= age <= otherwise:
+            told.good, told.age = not copy.condition or None, age
+        elif slow:
             told.why = "there was no time to read it; check-integrity reads it first"
             late.append(copy.id)
         else:

@@ -19,7 +19,7 @@ from libtool.archive import verifying
 from libtool.archive.hands import Host, Tally, portions
 from libtool.archive.verifying import Copy
 from libtool.errors import FileChanged, LibtoolError, StoreUnavailable
-from libtool.models.base import among, insert_rows, raw_rows, writing
+from libtool.models.base import among, insert_rows, raw_rows, serialise, writing
 from libtool.models.tables import File, Instance, OutgoingTransfer, Removal, Retry, live
 from libtool.models.tables import Store as StoreRow
 from libtool.names import shown
@@ -27,6 +27,8 @@ from libtool.states import Cause, Condition, DeletionPolicy, Proof, RemovalStatu
 from libtool.stores.base import Store
 from libtool.units import to_microseconds
 
+#: PostgreSQL advisory key under which it is settled which copies are read and which are let go.
+COPIES_KEY = 0x636F70696573
 #: Removals that are carried out under one hold of the lock.
 PORTION = 200
 _OPEN = Removal.status < SQL("2")
@@ -104,6 +106,7 @@ def decide(host: Host, row: StoreRow, orders: Sequence[Order], warrant: Warrant)
     now = host.now()
     by_id = {order.copy.id: order for order in orders}
     with writing("removal decided"):
+        serialise(COPIES_KEY)
         stays = needed(host, list(by_id))
         going = among(Instance.id, [id for id in by_id if id not in stays]) & Instance.available
         going &= Instance.condition == Condition.SOUND

@@ -15,8 +15,9 @@ from libtool.models.tables import File, Librarian, OutgoingTransfer, RemoteInsta
 from libtool.peers.client import Peer
 from libtool.states import Owed, TransferStatus
 
-#: Seconds that a neighbour waits for our copy to be read, and for how long it is believed then.
-READ_SECONDS, JUST_READ = 40.0, 600.0
+#: Seconds that a neighbour waits for our copy to be read, for how long it is believed then, and how old a former
+#: reading may be when there is no time for that: the neighbour reads what arrives in any case.
+READ_SECONDS, JUST_READ, READ_ONCE = 40.0, 600.0, 30 * 86400.0
 _OUT = OutgoingTransfer
 
 
@@ -34,9 +35,7 @@ def prepare(host: Host, caller: Caller, name: str, librarian: str, *, again: boo
         raise CannotResend(why="no such file was sent to you from here, or came from you")
     if not destination.transfers_enabled:
         raise CannotResend(why="transfers to you are disabled here")
-    budget = Budget(READ_SECONDS, time.monotonic)
-    copies = proving.own(host, [name], JUST_READ if again else 0.0, budget)[name]
-    if not any(copy.good for copy in copies) and not (not copies and removing.recover(host, file, Tally())):
+    if not _right(host, file, again):
         raise CannotResend(why="no copy here can be read and is right")
     peer = host.peer(destination)
     try:
@@ -46,6 +45,15 @@ def prepare(host: Host, caller: Caller, name: str, librarian: str, *, again: boo
     finally:
         peer.close()
     return file, destination
+
+
+def _right(host: Host, file: File, again: bool) -> bool:
+    """Whether a copy here was read and is right; one that was let go and is still set aside is brought back."""
+    budget = Budget(READ_SECONDS, time.monotonic)
+    copies = proving.own(host, [file.name], JUST_READ if again else 0.0, budget, otherwise=READ_ONCE)[file.name]
+    if copies:
+        return any(copy.good for copy in copies)
+    return file.size / proving.RATE < READ_SECONDS and removing.recover(host, file, Tally())
 
 
 def _had(file: File, destination: Librarian) -> bool:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from peewee import SQL
 
 from libtool import movers, names
-from libtool.archive import attempts, notices
+from libtool.archive import attempts, notices, removing
 from libtool.archive.hands import Host, Tally, portions
 from libtool.errors import PeerRefused
-from libtool.models.base import among, raw_rows, update_many, writing
+from libtool.models.base import among, raw_rows, serialise, update_many, writing
 from libtool.models.tables import Instance, Librarian, OutgoingTransfer, SendQueue, live, owing
 from libtool.models.tables import Store as StoreRow
 from libtool.peers import features, messages
@@ -134,14 +134,15 @@ def _queue(
     now = host.now()
     subject = f"librarian {destination.name}"
     kind, provider, why = _carrier(host, answer)
-    copies = _copies(host, [offer.file for offer, _ in staged], wish.preference)
     refused: dict[int, str] = {}
     if kind is not None:
         carrier = host.mover(kind)
         refused = {offer.id: carrier.refuses(offer.name) for offer, _ in staged if carrier is not None}
         refused = {id: reason for id, reason in refused.items() if reason}
-    unreadable = {offer.id: "no copy of it can be read here now" for offer, _ in staged if offer.file not in copies}
     with writing("queue"):
+        serialise(removing.COPIES_KEY)  # from here on what is to be read is not let go
+        copies = _copies(host, [offer.file for offer, _ in staged], wish.preference)
+        unreadable = {offer.id: "no copy of it can be read here now" for offer, _ in staged if offer.file not in copies}
         going = [(offer, item) for offer, item in staged if offer.id not in refused and offer.id not in unreadable]
         update_many(
             _OUT,

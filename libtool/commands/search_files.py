@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from libtool.archive.desk import Terms
@@ -49,8 +51,7 @@ def search_files(
     flat = [
         row
         | {
-            "here": ", ".join(copy["store"] + ("" if copy["available"] else " (deleted)") for copy in row["instances"])
-            or None,
+            "here": ", ".join(map(_copy, row["instances"])) or None,
             "elsewhere": ", ".join(copy["librarian"] for copy in row["remote_instances"]) or None,
         }
         for row in rows
@@ -58,3 +59,10 @@ def search_files(
     show(frame, flat, ["name", "size", "checksum", "create_time", "here", "elsewhere"], whole=rows)
     if not rows:
         frame.say("no files found")
+
+
+def _copy(copy: dict[str, Any]) -> str:
+    """The store of a copy, and what is the matter with it."""
+    condition = str(copy.get("condition", "SOUND")).lower()
+    wrong = condition if condition != "sound" else "" if copy["available"] else "deleted"
+    return f"{copy['store']} ({wrong})" if wrong else str(copy["store"])

@@ -49,6 +49,13 @@ def status(frame: Frame, check: bool, waiting: bool, tasks: bool, max_results: i
     print(
         f"librarian {found['librarian']}: {found['files']} files, {found['instances']} copies here, {found['remote_instances']} elsewhere"
     )
+    copies = found["copies"]
+    if said := ", ".join(
+        f"{count} {word.replace('_', ' ')}" for word, count in copies.items() if type(count) is int and count
+    ):
+        print(f"copies: {said}")
+    if copies["oldest_verified"]:
+        print(f"the copy that was read longest ago was read at {copies['oldest_verified']}")
     for word in ("outgoing", "incoming", "send_queue"):
         counts = ", ".join(
             f"{count} {state.lower().replace('_', ' ')}" for state, count in found[word].items() if count
