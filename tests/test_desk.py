@@ -321,7 +321,7 @@ def test_a_disk_travels_with_the_stock_commands(served: Served, tmp_path: Path) 
         File.update(source="instrument").execute()
     manifest = served.at_a.manifest("main", "b", disable=True, mark=True)
     again = served.at_a.manifest("main", "b")
-    assert again["store_files"] == []
+    assert again == manifest  # an answer may be lost on its way
     numbers = [entry["outgoing_transfer_id"] for entry in manifest["store_files"]]
     assert manifest["librarian_name"] == "a" and len(set(numbers)) == 5 and -1 not in numbers
     assert [served.at_b.bring(entry, "a", disk) for entry in manifest["store_files"]] == [True] * 5

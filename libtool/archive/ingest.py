@@ -114,13 +114,13 @@ def ingest(
         return known
 
 
-def claim_slot(host: Host, held: ExitStack) -> str:
+def claim_slot(host: Host, held: ExitStack, kind: str = "ingest") -> str:
     """The first free slot; its lock is held as long as ``held``, and what bears its name belongs to this process."""
     for slot in range(SLOTS):
         with suppress(LockTaken):
-            held.enter_context(host.lock(f"ingest-{slot}"))
-            return f"ingest-{slot}"
-    raise LockTaken(lock="ingest")
+            held.enter_context(host.lock(f"{kind}-{slot}"))
+            return f"{kind}-{slot}"
+    raise LockTaken(lock=kind)
 
 
 def _store(host: Host, order: Order) -> tuple[StoreRow, Store]:

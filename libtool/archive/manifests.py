@@ -1,21 +1,30 @@
-"""Manifests: the list of all files in a store, that travels with its disk to a librarian that takes them in by hand."""
+"""Manifests: the list of all files in a store, that travels with its disk to a librarian that takes them in by hand.
+
+A manifest can be asked for again: transfers that are under way by hand keep their numbers, and copies that were marked
+unavailable because they travel are listed as before, so that no answer that was lost on its way loses a file.
+"""
 
 from __future__ import annotations
 
-from peewee import SQL, fn
+from collections.abc import Iterator
+from typing import Any
+
+from peewee import JOIN, SQL, Expression, fn
 
 from libtool.archive import librarians, places
 from libtool.archive.hands import Host, portions
 from libtool.errors import TooLarge
 from libtool.models.base import among, raw_rows, writing
-from libtool.models.tables import File, Instance, Librarian, OutgoingTransfer, RemoteInstance, live
+from libtool.models.tables import File, Instance, Librarian, OutgoingTransfer, RemoteInstance, Removal, live
 from libtool.models.tables import Store as StoreRow
 from libtool.peers.admin import Manifest, ManifestEntry, ManifestRequest
 from libtool.states import Owed, TransferStatus
-from libtool.units import stock_time, to_microseconds
+from libtool.units import from_microseconds, stock_time, to_microseconds
 
 #: Files in one manifest that is sent as one answer.
 MOST = 200_000
+#: Files that are looked up, or written down, together.
+PAGE = 5000
 _OUT = OutgoingTransfer
 
 
@@ -28,43 +37,93 @@ def make(host: Host, wanted: ManifestRequest) -> Manifest:
     row = places.get(wanted.store_name)
     sending = bool(wanted.destination_librarian) or wanted.create_outgoing_transfers
     destination = librarians.get(wanted.destination_librarian) if sending else None
-    here = (Instance.store == row.id) & Instance.available
-    store = host.store(row)
     with writing("manifest"):
-        count = Instance.select().where(here).count()
-        if count > MOST:
-            raise TooLarge(why=f"the store holds {count} files, and one answer at most {MOST}")
-        rows = list(Instance.select(Instance, File).join(File).where(here).order_by(Instance.id))
-        numbers = _send(host, row, destination) if destination is not None else {}
+        if destination is not None:
+            _send(host, row, destination)
+        listed = []
+        for each in entries(host, row, destination):
+            listed.append(each)
+            if len(listed) > MOST:
+                raise TooLarge(why=f"the store holds more than {MOST} files, the most that one answer can list")
         if wanted.disable_store:
             StoreRow.update(enabled=False).where(StoreRow.id == row.id).execute()
         if wanted.mark_local_instances_as_unavailable:
-            for piece in portions([each.id for each in rows], 5000):
+            for piece in portions([id for id, _ in listed], PAGE):
                 Instance.update(available=False).where(among(Instance.id, piece)).execute()
-    return Manifest(
-        librarian_name=host.settings.name,
-        store_name=row.name,
-        store_files=[
-            ManifestEntry(
-                name=each.file.name,
-                create_time=stock_time(each.file.create_time),
-                size=each.file.size,
-                checksum=each.file.checksum,
-                uploader=each.file.uploader,
-                source=each.file.source,
-                instance_path=store.path(each.file.name),
-                deletion_policy=int(each.deletion_policy),
-                instance_create_time=stock_time(each.create_time),
-                instance_available=True,
-                outgoing_transfer_id=numbers.get(each.file_id, -1),
+    return Manifest(host.settings.name, row.name, [entry for _, entry in listed])
+
+
+def send(host: Host, row: StoreRow, destination: Librarian) -> None:
+    """Write down a transfer for everything in the store that ``destination`` has not got and nothing carries there."""
+    after = 0
+    while True:
+        page = Instance.select(Instance.id).where(Instance.store == row.id, Instance.available, Instance.id > after)
+        ids = [id for (id,) in raw_rows(page.order_by(Instance.id).limit(PAGE))]
+        if not ids:
+            return
+        with writing("manifest"):
+            _send(host, row, destination, (Instance.id > after) & (Instance.id <= ids[-1]))
+        after = ids[-1]
+
+
+def mark(ids: list[int]) -> None:
+    """These copies travel: they are not here any more."""
+    with writing("travelling"):
+        Instance.update(available=False).where(among(Instance.id, ids)).execute()
+
+
+def entries(host: Host, row: StoreRow, destination: Librarian | None) -> Iterator[tuple[int, ManifestEntry]]:
+    """The number of each copy and its entry, in order."""
+    store = host.store(row)
+    after = 0
+    while True:
+        page = list(raw_rows(_listed(row, destination).where(Instance.id > after).order_by(Instance.id).limit(PAGE)))
+        if not page:
+            return
+        after = page[-1][0]
+        for id, name, size, checksum, uploader, source, created, policy, copied, number in page:
+            yield (
+                id,
+                ManifestEntry(
+                    name=name,
+                    create_time=stock_time(from_microseconds(created)),
+                    size=size,
+                    checksum=checksum,
+                    uploader=uploader,
+                    source=source,
+                    instance_path=store.path(name),
+                    deletion_policy=policy,
+                    instance_create_time=stock_time(from_microseconds(copied)),
+                    instance_available=True,
+                    outgoing_transfer_id=-1 if number is None else number,
+                ),
             )
-            for each in rows
-        ],
-    )
 
 
-def _send(host: Host, row: StoreRow, destination: Librarian) -> dict[int, int]:
-    """Write the transfers down; returns their numbers by file. Inside the caller's transaction."""
+def _listed(row: StoreRow, destination: Librarian | None) -> Any:
+    """What lies in the store, with the number of its live transfer to the destination."""
+    columns = (File.name, File.size, File.checksum, File.uploader, File.source, File.create_time)
+    copies = (Instance.deletion_policy, Instance.create_time)
+    here: Expression = Instance.store == row.id
+    if destination is None:
+        query = Instance.select(Instance.id, *columns, *copies, SQL("NULL")).join(File)
+        return query.where(here, Instance.available)
+    mine = (_OUT.file == Instance.file) & (_OUT.destination == destination.id) & live(_OUT)
+    query = Instance.select(Instance.id, *columns, *copies, _OUT.id).join(File)
+    query = query.switch(Instance).join(_OUT, JOIN.LEFT_OUTER, on=mine)
+    return query.where(here, Instance.available | _travels(row))
+
+
+def _travels(row: StoreRow) -> Expression:
+    """The condition that a copy is unavailable only because it is on its way by hand: no carrier has its transfer, and
+    it was neither found bad nor removed."""
+    by_hand = (_OUT.store == row.id) & _OUT.queue.is_null() & _OUT.remote_id.is_null() & (_OUT.status == SQL("1"))
+    removed = Removal.select(SQL("1")).where(Removal.file == Instance.file, Removal.store == row.id)
+    return by_hand & (Instance.condition == SQL("0")) & ~fn.EXISTS(removed)
+
+
+def _send(host: Host, row: StoreRow, destination: Librarian, which: Expression | None = None) -> None:
+    """Write the transfers down, inside the caller's transaction."""
     there = RemoteInstance.select(SQL("1")).where(
         RemoteInstance.file == Instance.file, RemoteInstance.librarian == destination.id
     )
@@ -77,7 +136,4 @@ def _send(host: Host, row: StoreRow, destination: Librarian) -> dict[int, int]:
         SQL(str(to_microseconds(host.now()))),
     ).where(Instance.store == row.id, Instance.available, ~fn.EXISTS(there))
     columns = [_OUT.file, _OUT.destination, _OUT.status, _OUT.owed, _OUT.store, _OUT.create_time]
-    _OUT.insert_from(files, columns).on_conflict_ignore().execute()
-    mine = Instance.select(Instance.file).where(Instance.store == row.id, Instance.available)
-    found = _OUT.select(_OUT.file, _OUT.id).where(_OUT.destination == destination.id, live(_OUT), _OUT.file << mine)
-    return dict(raw_rows(found))
+    _OUT.insert_from(files if which is None else files.where(which), columns).on_conflict_ignore().execute()

@@ -47,8 +47,8 @@ def reconcile(host: Host, chosen: tuple[str, ...], budget: Budget, tally: Tally,
             if not peer.can(features.COMPARE):
                 tally.details.append(f"librarian {librarian.name} cannot compare catalogues")
                 return
-            settling.settle_incoming(host, librarian, peer, tally)
-            settling.settle_outgoing(host, librarian, peer, tally)
+            settling.settle_incoming(host, librarian.name, peer, tally, share)
+            settling.settle_outgoing(host, librarian, peer, tally, share)
             _adopt(host, librarian, peer, share.share(2), tally)
             _compare(host, librarian, peer, share, tally, step)
 

@@ -72,7 +72,7 @@ def _portion(
     _give_up_unreadable(host, [copy for copy, reading in found if reading.condition is Condition.UNREADABLE])
     bad = [copy for copy, reading in found if not reading.good]
     bad = [copy for copy in verifying.copies(among(Instance.id, [each.id for each in bad])) if not copy.available]
-    bad = _elsewhere(host, row, bad, tally)
+    bad = _elsewhere(host, row, bad, budget, tally)
     coming = _coming(bad)
     wanted = {copy.file: copy for copy in bad if copy.name not in coming}
     for copy in bad:
@@ -95,11 +95,12 @@ def _coming(copies: Sequence[Copy]) -> set[str]:
     return {name for (name,) in raw_rows(IncomingTransfer.select(IncomingTransfer.name).where(under_way))}
 
 
-def _elsewhere(host: Host, row: StoreRow, bad: list[Copy], tally: Tally) -> list[Copy]:
+def _elsewhere(host: Host, row: StoreRow, bad: list[Copy], budget: Budget, tally: Tally) -> list[Copy]:
     """Those of which no other store here has a right copy. For the others a new one is made from that, so that nobody
     is asked for what is here already."""
     sibling = Instance.alias()
-    here = sibling.select(SQL("1")).where(sibling.file == Instance.file, sibling.available, sibling.store != row.id)
+    right = sibling.available & (sibling.condition == SQL("0")) & sibling.asked_time.is_null()
+    here = sibling.select(SQL("1")).where(sibling.file == Instance.file, right, sibling.store != row.id)
     have = {
         id
         for (id,) in raw_rows(
@@ -108,7 +109,7 @@ def _elsewhere(host: Host, row: StoreRow, bad: list[Copy], tally: Tally) -> list
     }
     again = [copy for copy in bad if copy.id in have]
     if again:
-        local_clones.replace(host, row, [copy.file for copy in again], tally)
+        local_clones.replace(host, row, [copy.file for copy in again], budget, tally)
     return [copy for copy in bad if copy.id not in have]
 
 

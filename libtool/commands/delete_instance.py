@@ -10,7 +10,7 @@ import click
 from libtool.archive import deleting, removing
 from libtool.archive.hands import Tally
 from libtool.commands.tasks.frame import budget, finish
-from libtool.commands.words import Frame, Span, dry_run, pass_frame
+from libtool.commands.words import Days, Frame, Span, dry_run, pass_frame
 from libtool.errors import Usage
 
 
@@ -22,9 +22,7 @@ from libtool.errors import Usage
     "--number-of-remote-copies", "copies", type=click.IntRange(1, 100), default=1, show_default=True, help="As there."
 )
 @click.option("--max-age", type=Span(), default="0s", help="Believe what a holder has read no longer ago.")
-@click.option(
-    "--keep-days", type=click.FloatRange(min=0), default=7.0, show_default=True, help="How long it can be brought back."
-)
+@click.option("--keep-days", type=Days(min=0), default=7.0, show_default=True, help="How long it can be brought back.")
 @click.option("--force", is_flag=True, help="Whether or not there are other copies, and whatever the deletion policy.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @dry_run

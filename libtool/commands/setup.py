@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
 import click
 
-from libtool.archive import places
+from libtool.archive import machine, places
 from libtool.commands.words import Frame, dry_run, pass_frame
 from libtool.names import is_uuid
 
@@ -38,8 +42,32 @@ def setup(frame: Frame, accepted: tuple[str, ...], dry_run: bool) -> None:
         for each in node.settings.collections:
             if not is_uuid(each):
                 frame.say(f"warning: '{each}' is no id of a Globus collection; nothing can be sent with it")
+        wrong = _ages(node.settings.commands)
+        if wrong:
+            frame.tell(f"warning: {wrong}")
         if node.settings.ignored:
             frame.say(f"ignored in {node.settings.file}: {', '.join(node.settings.ignored)}")
+
+
+def _ages(commands: Mapping[str, Any]) -> str:
+    """Why the ages after which the two ends settle old transfers do not fit together; empty when they do."""
+    found = []
+    for name, usual in (
+        ("outgoing-transfer-hypervisor", machine.OUTGOING_AGE),
+        ("incoming-transfer-hypervisor", machine.INCOMING_AGE),
+    ):
+        given = {key.replace("-", "_"): value for key, value in (commands.get(name) or {}).items()}
+        age = given.get("age_in_days", usual / timedelta(days=1))
+        if isinstance(age, bool) or not isinstance(age, (int, float)):
+            return ""  # the command itself says what is wrong with it
+        found.append(age)
+    if found[0] < found[1]:
+        return ""
+    return (
+        f"commands: incoming transfers are settled after {found[1]:g} days, outgoing ones only after {found[0]:g}. "
+        "A destination that settles first ends what its source still counts on, and what was carried is carried again. "
+        "Let the age_in_days of outgoing-transfer-hypervisor be the smaller one, at the neighbours, too."
+    )
 
 
 def _tell(frame: Frame) -> None:

@@ -80,6 +80,19 @@ class Span(click.ParamType):
             self.fail(str(wrong), param, ctx)
 
 
+class Days(click.FloatRange):
+    """A number of days, fractions allowed."""
+
+    name = "days"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """A number that can be counted with."""
+        days: float = super().convert(value, param, ctx)
+        if not days < 1_000_000:  # which nan is not, either
+            self.fail(f"{value} is no number of days", param, ctx)
+        return days
+
+
 class Size(click.ParamType):
     """A number of bytes such as 500G or 20TiB."""
 

@@ -9,14 +9,14 @@ import click
 from libtool.archive import checking
 from libtool.archive.hands import Tally
 from libtool.commands.tasks import frame as tasks
-from libtool.commands.words import Frame, Size, pass_frame, show, with_format
+from libtool.commands.words import Days, Frame, Size, pass_frame, show, with_format
 
 
 @click.command()
 @click.option("--store", "stores", multiple=True, metavar="STORE", help="Only this one; may be repeated.")
 @click.option(
     "--age-in-days",
-    type=click.FloatRange(min=0),
+    type=Days(min=0),
     default=30.0,
     show_default=True,
     help="Copies that were not read for so long.",

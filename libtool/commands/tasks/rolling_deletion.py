@@ -9,7 +9,7 @@ import click
 from libtool.archive import deleting, places, removing
 from libtool.archive.hands import Tally
 from libtool.commands.tasks import frame as tasks
-from libtool.commands.words import Frame, Percent, Size, Span, pass_frame
+from libtool.commands.words import Days, Frame, Percent, Size, Span, pass_frame
 from libtool.errors import Usage
 
 #: How old what holders found may be when they are not to read anew.
@@ -18,7 +18,7 @@ RECORDED = 30 * 86400.0
 
 @click.command()
 @click.option("--store", metavar="STORE", required=True, help="From which store.")
-@click.option("--age-in-days", type=click.FloatRange(min=0), required=True, help="Only copies that came in longer ago.")
+@click.option("--age-in-days", type=Days(min=0), required=True, help="Only copies that came in longer ago.")
 @click.option(
     "--number-of-remote-copies",
     "copies",
@@ -48,7 +48,7 @@ RECORDED = 30 * 86400.0
 )
 @click.option(
     "--keep-days",
-    type=click.FloatRange(min=0),
+    type=Days(min=0),
     default=7.0,
     show_default=True,
     help="How long its bytes stay set aside, where restore-instance finds them.",

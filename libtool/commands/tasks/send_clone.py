@@ -8,7 +8,7 @@ from libtool.archive import librarians, notices, sending
 from libtool.archive.hands import Tally
 from libtool.archive.staging import Wish
 from libtool.commands.tasks import frame as tasks
-from libtool.commands.words import Frame, pass_frame
+from libtool.commands.words import Days, Frame, pass_frame
 from libtool.errors import LockTaken, UnknownLibrarian, Usage
 from libtool.node import Node
 
@@ -17,9 +17,7 @@ from libtool.node import Node
 @click.option(
     "--destination-librarian", "destinations", multiple=True, metavar="NAME", help="To whom; may be repeated."
 )
-@click.option(
-    "--age-in-days", type=click.FloatRange(min=0, min_open=True), help="Only files that came in less than N days ago."
-)
+@click.option("--age-in-days", type=Days(min=0, min_open=True), help="Only files that came in less than N days ago.")
 @click.option("--store-preference", metavar="STORE", help="Read from this store where it has a copy.")
 @click.option(
     "--send-batch-size",
