@@ -19,7 +19,7 @@ from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import File, Instance, Removal
 from libtool.models.tables import Store as StoreRow
 from libtool.names import shown
-from libtool.states import Cause, Condition, FileKind, Proof, RemovalStatus
+from libtool.states import Cause, Condition, FileKind, Proof
 from libtool.stores.base import Reading, Store
 
 #: A store is suspected when so many copies at least are bad, and they are more than one in so many of those read in
@@ -124,9 +124,9 @@ def record(
 
 
 def _removed() -> Any:
-    """The condition that a copy was taken out of its place and did not come back."""
+    """The condition that a copy was let go and is set aside, or about to be."""
     mine = (Removal.file == Instance.file) & (Removal.store == Instance.store) & (Removal.cause == Cause.DELETED)
-    return fn.EXISTS(Removal.select(SQL("1")).where(mine, Removal.status != RemovalStatus.RETURNED))
+    return fn.EXISTS(Removal.select(SQL("1")).where(mine, Removal.status < SQL("2")))
 
 
 def _mark(copy: Copy, reading: Reading, now: object) -> bool:
