@@ -56,7 +56,8 @@ class LibtoolError(Exception):
     @property
     def text(self) -> str:
         """The whole error on one line."""
-        return f"{self.reason}. {self.advice}" if self.advice else f"{self.reason}."
+        said = self.reason.removesuffix(".")
+        return f"{said}. {self.advice}" if self.advice else f"{said}."
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.facts)

@@ -118,9 +118,11 @@ class Cause(IntEnum):
 
 
 class RemovalStatus(IntEnum):
-    """How far the removal of a copy has come."""
+    """How far the removal of a copy has come; what is below PURGED is not over."""
 
     DECIDED = 0  #: written down; its bytes may or may not have been set aside yet
     ASIDE = 1  #: its bytes lie aside in the store and can be brought back
-    PURGED = 2  #: its bytes are gone
-    RETURNED = 3  #: its bytes are back in their place
+    RETURNING = 2  #: they are to come back into their place; they may be there already
+    PURGING = 3  #: they are to be removed for good; a part of them may be gone already
+    PURGED = 4  #: its bytes are gone
+    RETURNED = 5  #: its bytes are back in their place

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from libtool import cli, seams
 from libtool.commands import callback
@@ -117,3 +118,37 @@ class Snapshot:
         shutil.copytree(self.kept, self.top, symlinks=True)
         if self._postgres is not None:
             self._postgres()
+
+
+class Snapshots:
+    """Librarians as they were at several moments, to go back to any of them; those on PostgreSQL are copied whole."""
+
+    def __init__(self, top: Path, urls: list[str]) -> None:
+        self.top, self.urls, self._taken = top, urls, 0
+
+    def take(self) -> int:
+        """Keep everything as it is now; the number to come back by."""
+        self._taken += 1
+        shutil.copytree(self.top, self._kept(self._taken), symlinks=True)
+        self._each('CREATE DATABASE "{name}_{n}" TEMPLATE "{name}"', n=self._taken)
+        return self._taken
+
+    def restore(self, number: int) -> None:
+        """Go back."""
+        shutil.rmtree(self.top)
+        shutil.copytree(self._kept(number), self.top, symlinks=True)
+        self._each('DROP DATABASE "{name}" WITH (FORCE)', 'CREATE DATABASE "{name}" TEMPLATE "{name}_{n}"', n=number)
+
+    def _kept(self, number: int) -> Path:
+        return self.top.with_name(f"{self.top.name}.kept{number}")
+
+    def _each(self, *lines: str, n: int) -> None:
+        for url in self.urls:
+            parts = urlsplit(url)
+            import psycopg2
+
+            connection = psycopg2.connect(dbname="postgres", user="libtool", host=parse_qs(parts.query)["host"][0])
+            connection.autocommit = True
+            for line in lines:
+                connection.cursor().execute(line.format(name=parts.path.lstrip("/"), n=n))
+            connection.close()

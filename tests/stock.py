@@ -240,6 +240,16 @@ def is_validated(body: Any) -> bool:
     )
 
 
+def is_ready(body: Any) -> bool:
+    """CorruptionPreparationResponse."""
+    return body["ready"] in (True, False)
+
+
+def is_resent(body: Any) -> bool:
+    """CorruptionResendResponse."""
+    return body["success"] in (True, False) and whole(body["destination_transfer_id"])
+
+
 # -- rows ---------------------------------------------------------------------------------------------------------
 
 
@@ -370,6 +380,8 @@ class Stock:
         "checkin/status": CALLBACK,
         "search/file": READONLY,
         "validate/file": READONLY,
+        "corrupt/prepare": CALLBACK,
+        "corrupt/resend": CALLBACK,
     }
 
     def fault(self, endpoint: str, kind: str, times: int = 1) -> None:
@@ -650,13 +662,54 @@ class Stock:
         )
 
     def _validate_file(self, user: str, admin: bool, body: Any) -> Reply:
-        found = self.files.get(self._text(body, "file_name"))
+        """Remote results first, without any guard against being asked in a circle; what is not on the disk is left out."""
+        name = self._text(body, "file_name")
+        found = self.files.get(name)
         if found is None:
             raise _flat(400, "This file does not exist in the librarian.", "Check the file name and try again.")
-        current = checksum_of(found.path)
-        row = {"librarian": self.name, "store": STORE_ID, "instance_id": 1, "original_checksum": found.checksum}
-        row |= {"original_size": found.size, "current_checksum": current, "current_size": size_of(found.path)}
-        return Reply(200, [row | {"computed_same_checksum": current == found.checksum}])
+        rows: list[dict[str, Any]] = []
+        for peer in dict.fromkeys(librarian for file, librarian, _ in self.remote if file == name):
+            try:
+                self.peers[peer].post("ping/", {}, is_ping)
+                rows += self.peers[peer].post("validate/file", {"file_name": name}, is_validated)
+            except (KeyError, StockHTTPError, StockTimeout):
+                continue
+        if found.available and found.path.exists():
+            current = checksum_of(found.path, found.checksum.split(":::")[0])
+            row = {"librarian": self.name, "store": STORE_ID, "instance_id": 1, "original_checksum": found.checksum}
+            row |= {"original_size": found.size, "current_checksum": current, "current_size": size_of(found.path)}
+            rows.append(row | {"computed_same_checksum": current == found.checksum})
+        return Reply(200, rows)
+
+    def _corrupt_prepare(self, user: str, admin: bool, body: Any) -> Reply:
+        self._may_resend(user, self._text(body, "file_name"), self._text(body, "librarian_name"))
+        return Reply(200, {"ready": True})
+
+    def _may_resend(self, user: str, name: str, librarian: str) -> None:
+        """Unknown files and those without a copy are a 500; while the other waits, it is asked for a sign of life."""
+        if librarian not in self.peers or librarian != user:
+            raise _Said(401, {"detail": {"reason": "Librarian is not the caller.", "suggested_remedy": ""}})
+        found = self.files.get(name)
+        if found is None or not found.available or not found.path.exists():
+            raise _Said(500, "Internal Server Error", Content_Type="text/plain; charset=utf-8")
+        if checksum_of(found.path, found.checksum.split(":::")[0]) != found.checksum:
+            raise _Said(409, {"detail": {"reason": "Our own copy is corrupt.", "suggested_remedy": ""}})
+        try:
+            self.peers[librarian].post("ping/logged", {}, is_ping)
+        except (StockHTTPError, StockTimeout) as trouble:
+            raise _Said(409, {"detail": {"reason": str(trouble), "suggested_remedy": ""}}) from None
+
+    def _corrupt_resend(self, user: str, admin: bool, body: Any) -> Reply:
+        """The push of one file inside the request, and then it forgets where the file was."""
+        name, librarian = self._text(body, "file_name"), self._text(body, "librarian_name")
+        self._may_resend(user, name, librarian)
+        before = len(self.outgoing)
+        self._send_batch(librarian, self.peers[librarian], [self.files[name]])
+        row = self.outgoing[before + 1]
+        if row.remote_id is None or row.status == FAILED:
+            raise _Said(409, {"detail": {"reason": "It could not be staged.", "suggested_remedy": ""}})
+        self.remote = [each for each in self.remote if each[:2] != (name, librarian)]
+        return Reply(200, {"success": True, "destination_transfer_id": row.remote_id})
 
     # .. its files ................................................................................................
 
@@ -713,6 +766,18 @@ class Stock:
             except (StockHTTPError, StockTimeout) as trouble:
                 untold.append(f"{row.store_path}: {trouble}")
         return untold
+
+    def fix(self, name: str) -> int:
+        """corruption_fixer for one file: ping, prepare, forget all of it, resend. Returns the number it was told."""
+        found = self.files[name]
+        client = self.peers[found.source]
+        message = {"file_name": name, "librarian_name": self.name}
+        client.post("ping/", {}, is_ping)
+        client.post("corrupt/prepare", message, is_ready)
+        found.path.unlink(missing_ok=True)
+        del self.files[name]
+        self.remote = [each for each in self.remote if each[0] != name]
+        return int(client.post("corrupt/resend", message, is_resent)["destination_transfer_id"])
 
     def _tell(self, peer: str, side: str, ids: list[int], status: int) -> Any:
         message: dict[str, Any] = {"source_transfer_ids": [], "destination_transfer_ids": [], "new_status": status}

@@ -23,6 +23,7 @@ from libtool.models.tables import (
     Retry,
     SendQueue,
     live,
+    unfinished,
 )
 from libtool.models.tables import Store as StoreRow
 from libtool.peers.messages import DeliveredFile, KnownFile
@@ -273,7 +274,7 @@ def _looked_after() -> dict[str, Any]:
         "damaged": int(counts.get(Condition.DAMAGED, 0)),
         "missing": int(counts.get(Condition.MISSING, 0)),
         "unreadable": int(counts.get(Condition.UNREADABLE, 0)),
-        "set_aside": _count(Removal, Removal.status < SQL("2")),
+        "set_aside": _count(Removal, unfinished()),
         "asked_for": _count(Instance, Instance.asked_time.is_null(False)),
         "oldest_verified": show_time(min(oldest, default=None)),
     }

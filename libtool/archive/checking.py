@@ -17,7 +17,7 @@ from libtool.archive.hands import Budget, Host, Tally, portions
 from libtool.archive.verifying import Copy, Watch
 from libtool.errors import FileUnreadable, StoreUnavailable
 from libtool.models.base import among, raw_rows
-from libtool.models.tables import File, Instance, RemoteInstance, Removal
+from libtool.models.tables import File, IncomingTransfer, Instance, RemoteInstance, Removal, live
 from libtool.models.tables import Store as StoreRow
 from libtool.names import shown
 from libtool.states import Proof, RemovalStatus
@@ -47,7 +47,7 @@ def check(
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Read what is due in the ``chosen`` stores, or in all; one that cannot be read holds up no other."""
-    left = wish.most
+    left, begun = wish.most, False
     rows = _riskiest([places.get(name) for name in chosen] or places.in_order(host))
     for n, row in enumerate(rows):
         if not row.enabled:
@@ -59,8 +59,9 @@ def check(
             for portion in _portions(row, host.now() - wish.age, share):
                 found: list[tuple[Copy, Reading]] = []
                 for copy in portion:
-                    if left is not None and left < copy.size and (found or watch.read):
+                    if left is not None and left < copy.size and begun:
                         break
+                    begun = True
                     found.append((copy, verifying.read(store, copy)))
                     left = left - copy.size if left is not None else None
                 withheld = verifying.record(watch, found, Proof.CHECK, tally)
@@ -111,7 +112,8 @@ def _due(row: StoreRow, before: datetime) -> list[int]:
     ids = [id for (id,) in raw_rows(Instance.select(Instance.id).where(asked).order_by(Instance.id).limit(WINDOW))]
     old = Instance.verified_time.is_null() | (Instance.verified_time <= before)
     due = (Instance.store == row.id) & Instance.available & old & Instance.asked_time.is_null()
-    query = Instance.select(Instance.id).where(due).order_by(_others(), Instance.verified_time, Instance.id)
+    order = (Instance.condition, _others(), Instance.verified_time, Instance.id)  # what cannot be read comes last
+    query = Instance.select(Instance.id).where(due).order_by(*order)
     return ids + [id for (id,) in raw_rows(query.limit(WINDOW))]
 
 
@@ -120,7 +122,8 @@ def _others() -> Expression:
     sibling = Instance.alias()
     here = sibling.select(fn.COUNT(sibling.id)).where(sibling.file == Instance.file, sibling.available)
     there = RemoteInstance.select(fn.COUNT(RemoteInstance.id)).where(RemoteInstance.file == Instance.file)
-    return here + there
+    both: Expression = fn.COALESCE(here, 0) + fn.COALESCE(there, 0)
+    return both
 
 
 def plan(host: Host, chosen: tuple[str, ...], wish: Wish) -> Iterator[str]:
@@ -142,8 +145,14 @@ def unrecorded(host: Host, chosen: tuple[str, ...]) -> Iterator[dict[str, str]]:
     What came in while the disk was looked at is no stranger: the catalogue is asked after the disk.
     """
     for row in [places.get(name) for name in chosen] or places.in_order(host):
-        store = host.store(row)
-        store.check_readable()
+        if not row.enabled:
+            continue
+        try:
+            store = host.store(row)
+            store.check_readable()
+        except StoreUnavailable as trouble:
+            yield {"store": row.name, "name": "", "why": trouble.reason}
+            continue
         todo = [""]
         while todo:
             directory = todo.pop()
@@ -171,5 +180,16 @@ def _known(row: StoreRow, names: list[str]) -> dict[str, bool]:
     going = Removal.select(SQL("1")).where(
         Removal.file == File.id, Removal.store == row.id, Removal.status == RemovalStatus.DECIDED
     )
-    rows = raw_rows(File.select(File.name, fn.EXISTS(copy), fn.EXISTS(going)).where(among(File.name, names)))
-    return {name: bool(here or decided) for name, here, decided in rows}
+    asked = [name for name in names if _is_utf8(name)]  # a catalogue has no others
+    rows = raw_rows(File.select(File.name, fn.EXISTS(copy), fn.EXISTS(going)).where(among(File.name, asked)))
+    found = {name: bool(here or decided) for name, here, decided in rows}
+    coming = among(IncomingTransfer.name, asked) & (IncomingTransfer.store == row.id) & live(IncomingTransfer)
+    return found | {name: True for (name,) in raw_rows(IncomingTransfer.select(IncomingTransfer.name).where(coming))}
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -20,10 +20,10 @@ from libtool.archive.removing import Order, Warrant
 from libtool.archive.verifying import COLUMNS, Copy, Watch
 from libtool.errors import InstanceKept, LockTaken, StoreUnavailable
 from libtool.models.base import raw_rows, writing
-from libtool.models.tables import File, Instance, Librarian, RemoteInstance, Removal
+from libtool.models.tables import File, Instance, Librarian, RemoteInstance, Removal, unfinished
 from libtool.models.tables import Store as StoreRow
 from libtool.names import shown
-from libtool.states import Condition, DeletionPolicy, Proof
+from libtool.states import Cause, Condition, DeletionPolicy, Proof
 from libtool.stores.base import Reading, Store
 from libtool.units import from_microseconds
 
@@ -63,14 +63,21 @@ class _Left:
     """How much may still go in this run."""
 
     files: int
-    size: float
+    most: float  #: bytes that must not be exceeded
+    wanted: float = float("inf")  #: bytes after which enough has gone
+
+    @property
+    def any(self) -> bool:
+        """Whether anything may still go."""
+        return self.files > 0 and self.wanted > 0 and self.most > 0
 
     def take(self, copy: Copy) -> bool:
         """Count one more; False when that is too much."""
-        if self.files < 1 or self.size <= 0:
+        if not self.any or copy.size > self.most:
             return False
         self.files -= 1
-        self.size -= copy.size
+        self.most -= copy.size
+        self.wanted -= copy.size
         return True
 
 
@@ -92,8 +99,8 @@ def delete(
         left = _allowance(row, store, wish)
         after = (0, 0)
         watch = Watch(host, row)
-        while budget.left and left.files > 0 and left.size > 0 and not watch.suspect:
-            portion = _candidates(host, row, wish, after)
+        while budget.left and left.any and not watch.suspect:
+            portion = _candidates(host, row, wish, after, min(PORTION, left.files))
             if not portion:
                 break
             after = (portion[-1].created, portion[-1].copy.id)
@@ -111,13 +118,13 @@ def delete(
 
 def _allowance(row: StoreRow, store: Store, wish: Wish) -> _Left:
     """What may go at all in this run: everything, or what the watermarks ask for."""
-    size = float("inf") if wish.most_bytes is None else float(wish.most_bytes)
+    left = _Left(wish.most_files, float("inf") if wish.most_bytes is None else float(wish.most_bytes))
     if wish.start is not None:
         total, free = store.space()
         free += removing.bytes_aside(row)  # what is set aside will be free without anything more
         low, high = wish.start * total, (wish.start if wish.stop is None else wish.stop) * total
-        size = 0.0 if free >= low else min(size, high - free)
-    return _Left(wish.most_files, size)
+        left.wanted = 0.0 if free >= low else high - free
+    return left
 
 
 def eligible(host: Host, row: StoreRow, wish: Wish) -> Expression:
@@ -129,14 +136,14 @@ def eligible(host: Host, row: StoreRow, wish: Wish) -> Expression:
     return mine & (Instance.condition == SQL("0")) & enough
 
 
-def _candidates(host: Host, row: StoreRow, wish: Wish, after: tuple[int, int]) -> list[Candidate]:
+def _candidates(host: Host, row: StoreRow, wish: Wish, after: tuple[int, int], limit: int = PORTION) -> list[Candidate]:
     """The next copies, the oldest first."""
     created, id = after
     later = (Instance.create_time > from_microseconds(created)) | (
         (Instance.create_time == from_microseconds(created)) & (Instance.id > id)
     )
     query = Instance.select(*COLUMNS, Instance.deletion_policy, Instance.create_time).join(File)
-    query = query.where(eligible(host, row, wish), later).order_by(Instance.create_time, Instance.id).limit(PORTION)
+    query = query.where(eligible(host, row, wish), later).order_by(Instance.create_time, Instance.id).limit(limit)
     return [Candidate(Copy(*found[:-2]), found[-2], found[-1]) for found in raw_rows(query)]
 
 
@@ -154,29 +161,65 @@ def _portion(
 ) -> None:
     """Ask about some copies, read those that may go, and let them go."""
     needed = removing.needed(host, [each.copy.id for each in portion])
-    asked = [each.copy for each in portion if each.copy.id not in needed]
-    reports = _evidence(host, asked, wish.max_age, budget, tally)
+    evidence = Evidence(
+        host, [each.copy for each in portion if each.copy.id not in needed], wish.max_age, budget, tally
+    )
     terms = Terms(wish.copies, wish.max_age + SLACK, wish.age.total_seconds())
     orders: list[Order] = []
     read: list[tuple[Copy, Reading]] = []
     for each in portion:
         copy = each.copy
-        if not left.files or not budget.left:
+        if not left.any or not budget.left:
             break
         own = _own(host, each, needed.get(copy.id, ""))
-        decision = decide(own, reports.get(copy.file, []), terms)
+        decision = decide(own, evidence.of(copy), terms)
         if decision.may_go:  # worth reading it ourselves
             reading = verifying.read(store, copy)
             read.append((copy, reading))
             own = replace(own, condition=reading.condition)
-            decision = decide(own, reports[copy.file], terms)
+            decision = decide(own, evidence.fresh(copy), terms)
         if not decision.may_go:
             _tell(row, copy, decision, tally)
         elif left.take(copy):
             orders.append(Order(copy, _words(decision), reading.identity))
-    if verifying.record(watch, read, Proof.DELETION, tally):
-        return  # the store is suspected: nothing in it is decided on
-    let_go(host, row, store, orders, warrant, tally)
+        if evidence.age > SLACK / 2:  # before what the holders said is too old
+            if verifying.record(watch, read, Proof.DELETION, tally):
+                return
+            let_go(host, row, store, orders, warrant, tally)
+            orders, read = [], []
+    if not verifying.record(watch, read, Proof.DELETION, tally):  # else nothing in a suspected store is let go
+        let_go(host, row, store, orders, warrant, tally)
+
+
+class Evidence:
+    """What the holders of some files say, and how old that has become since."""
+
+    def __init__(self, host: Host, copies: Sequence[Copy], max_age: float, budget: Budget, tally: Tally) -> None:
+        self._host, self._max_age, self._budget, self._tally = host, max_age, budget, tally
+        self._reports: dict[int, list[Report]] = {}
+        self._asked = host.now()
+        self._ask(copies)
+
+    def _ask(self, copies: Sequence[Copy]) -> None:
+        self._reports |= _evidence(self._host, copies, self._max_age, self._budget, self._tally)
+
+    @property
+    def age(self) -> float:
+        """Seconds since they were asked."""
+        return (self._host.now() - self._asked).total_seconds()
+
+    def of(self, copy: Copy) -> list[Report]:
+        """What they say of one file, each report as old as it is by now."""
+        old = self.age
+        reports = self._reports.get(copy.file, [])
+        return [report if report.age is None else replace(report, age=report.age + old) for report in reports]
+
+    def fresh(self, copy: Copy) -> list[Report]:
+        """The same, after something that may have taken long: then they are asked about this file once more."""
+        if self.age > SLACK / 2:
+            self._reports, self._asked = {}, self._host.now()
+            self._ask([copy])
+        return self.of(copy)
 
 
 def _own(host: Host, each: Candidate, needed: str) -> Own:
@@ -204,12 +247,13 @@ def let_go(
         return {}
     stays = removing.decide(host, row, orders, warrant)
     going = [order for order in orders if order.copy.id not in stays]
-    failed = tally.failed
-    removing.carry_out(host, row, store, tally, going, files=[order.copy.file for order in going])
-    if warrant.forget:
-        removing.forget(host, row, [order.copy.file for order in going])
-    tally.done += len(going) - (tally.failed - failed)
-    tally.details += [f"'{shown(order.copy.name)}' was let go from {row.name}: {order.reason}" for order in going]
+    aside = removing.carry_out(host, row, store, tally, going, files=[order.copy.file for order in going])
+    for order in going:
+        if order.copy.file in aside:
+            tally.done += 1
+            tally.details.append(f"'{shown(order.copy.name)}' was let go from {row.name}: {order.reason}")
+        else:
+            stays[order.copy.id] = "its bytes were not set aside"
     for order in orders:
         if order.copy.id in stays:
             tally.details.append(f"'{shown(order.copy.name)}' stays in {row.name}: {stays[order.copy.id]}")
@@ -242,27 +286,74 @@ def delete_one(
     A warrant for which no other copies need be proved lets it go all the same, unless somebody just needs it.
     """
     row = places.get(store_name)
+    if not row.enabled:
+        raise StoreUnavailable(store=row.name, why="it is disabled")
     store = host.store(row)
     store.check()
-    mine = (File.name == name) & (Instance.store == row.id) & Instance.available
-    copies = verifying.copies(mine)
+    file = File.get_or_none(File.name == name)
+    mine = (Instance.file == file) & (Instance.store == row.id) & Instance.available
+    copies = verifying.copies(mine) if file is not None else []
     if not copies:
-        return ("no available copy of it is there",)
+        return _gone(host, row, store, file, tally, really)
     (copy,) = copies
-    needed = removing.needed(host, [copy.id]).get(copy.id, "")
     instance = Instance.get_by_id(copy.id)
     age = (host.now() - instance.create_time).total_seconds()
-    reports = {} if not warrant.copies else _evidence(host, [copy], max_age, budget, tally)
-    reading = verifying.read(store, copy)
-    condition = reading.condition
+    needed = removing.needed(host, [copy.id]).get(copy.id, "")
+    condition = Condition(copy.condition)
     own = Own(host.settings.name, copy.size, copy.checksum, instance.deletion_policy, age, condition, needed)
-    terms = Terms(warrant.copies, max_age + SLACK, held=warrant.held)
-    decision = decide(own, reports.get(copy.file, []), terms)
-    reasons = decision.reasons if warrant.copies else ((needed,) if needed else ())
-    if reasons or not really:
-        return reasons
-    words = f"{_words(decision)}: {reason}" if decision.counted else reason or "forced"
-    return tuple(let_go(host, row, store, [Order(copy, words, reading.identity)], warrant, tally).values())
+    if not really:
+        return _foreseen(own, warrant, len(proving.holders([copy.file])))
+    if warrant.forced:
+        reading = verifying.read(store, copy)
+        if needed:
+            return (needed,)
+        order = Order(copy, reason or "forced", reading.identity)
+        return tuple(let_go(host, row, store, [order], warrant, tally).values())
+    evidence = Evidence(host, [copy], max_age, budget, tally)
+    reading = verifying.read(store, copy)
+    verifying.record(Watch(host, row), [(copy, reading)], Proof.DELETION, tally)
+    own = replace(own, condition=reading.condition)
+    decision = decide(own, evidence.fresh(copy), Terms(warrant.copies, max_age + SLACK))
+    if not decision.may_go:
+        return decision.reasons
+    order = Order(copy, f"{_words(decision)}: {reason}" if reason else _words(decision), reading.identity)
+    return tuple(let_go(host, row, store, [order], warrant, tally).values())
+
+
+def _gone(host: Host, row: StoreRow, store: Store, file: File | None, tally: Tally, really: bool) -> tuple[str, ...]:
+    """What there is to say of a copy that is not there: nothing when it was let go already."""
+    aside = (Removal.file == file) & (Removal.store == row.id) & (Removal.cause == Cause.DELETED) & unfinished()
+    if file is None or not Removal.select().where(aside).exists():
+        return ("no available copy of it is there",)
+    if really:
+        removing.carry_out(host, row, store, tally, files=[file.id])
+    return ()
+
+
+def _foreseen(own: Own, warrant: Warrant, holders: int) -> tuple[str, ...]:
+    """Why a copy would stay, as far as that is known without asking anybody or reading anything."""
+    if warrant.forced:
+        return (own.needed,) if own.needed else ()
+    reasons = [own.needed] if own.needed else []
+    if own.policy is not DeletionPolicy.ALLOWED:
+        reasons.append("its deletion policy is DISALLOWED")
+    if holders < warrant.copies:
+        reasons.append(f"{holders} librarians are known to have it, and {warrant.copies} copies must be proved")
+    return tuple(reasons)
+
+
+def restore(host: Host, name: str, tally: Tally, *, really: bool) -> tuple[str, bool]:
+    """Bring a copy back that was let go; what there is to say, and whether a copy is here (or could be)."""
+    file = File.get_or_none(File.name == name)
+    stores = removing.homes(file) if file is not None else []
+    if stores and not really:
+        return f"'{shown(name)}' can be brought back to {stores[0].name}", True
+    store = removing.recover(host, file, tally) if stores and file is not None else None
+    if store is not None:
+        return f"'{shown(name)}' was brought back to {store}", True
+    if file is not None and Instance.select().where(Instance.file == file, Instance.available).exists():
+        return f"a copy of '{shown(name)}' is in its place", True
+    return f"no copy of '{shown(name)}' is set aside here", False
 
 
 def forget_local(host: Host, instance: int, *, bytes_too: bool) -> None:
@@ -277,6 +368,9 @@ def forget_local(host: Host, instance: int, *, bytes_too: bool) -> None:
         raise InstanceKept(instance_id=instance, why="A copy is only deleted when others are proved.", how=how)
     with writing("instance forgotten"):
         needed = removing.needed(host, [instance])
+        going = (Removal.file == row.file_id) & (Removal.store == row.store_id) & unfinished()
+        if Removal.select().where(going).exists():
+            needed[instance] = "its bytes are set aside"
         gone = 0 if needed else Instance.delete().where(Instance.id == instance).execute()
     if not gone:
         why = needed.get(instance, "Instance does not exist")

@@ -202,8 +202,7 @@ class Here(Desk):
                 yield entry
 
         def mark() -> list[str]:
-            for start in range(0, len(listed), manifests.PAGE):
-                manifests.mark(listed[start : start + manifests.PAGE].tolist())
+            manifests.mark(listed.tolist())
             return []
 
         return Freight(self.host.settings.name, entries(), mark)

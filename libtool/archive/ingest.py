@@ -153,6 +153,8 @@ def _portion(
 ) -> int:
     """Take in some hundred files: sort out, write the intent, copy, judge, record. Returns how many were known."""
     accepted, known = _sort(host, portion, limit, tally)
+    busy = intake.make_way(host, row, store, [wanted.name for wanted in accepted], tally)
+    accepted = [wanted for wanted in accepted if wanted.name not in busy]
     if not accepted:
         return known
     adopted = {wanted.name for wanted in accepted if store.name_of(wanted.path) == wanted.name}

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-from peewee import SQL, Value, fn
+import peewee
+from peewee import SQL, Case, Value, fn
 
 from libtool import names
 from libtool.archive import attempts, librarians, notices, places, removing
 from libtool.archive.hands import Budget, Host, Tally, portions
 from libtool.errors import LockTaken, PeerRefused, StoreUnavailable
 from libtool.models.base import among, raw_rows, writing
-from libtool.models.tables import File, IncomingTransfer, Instance, Librarian, Removal, live, owing
+from libtool.models.tables import File, IncomingTransfer, Instance, Librarian, Removal, live, owing, unfinished
 from libtool.models.tables import Store as StoreRow
 from libtool.peers import features, messages
 from libtool.peers.client import Peer
@@ -117,9 +119,14 @@ def take_in(
     """Judge one portion: what is right is stored and recorded, what is wrong is ended and named, the rest waits."""
     troubled = {fault.subject for fault in notices.standing() if fault.kind == "unreadable"}
     reasons = _known_otherwise(staged)
-    judged = _with_way(host, row, store, [each for each in staged if each.id not in reasons], tally)
+    judged = [each for each in staged if each.id not in reasons]
+    busy = make_way(host, row, store, [each.name for each in judged], tally)
+    judged = [each for each in judged if each.name not in busy]
     arrivals = [Arrival(each.staging_id or NOWHERE, each.name, each.size, each.checksum) for each in judged]
     outcomes = store.take_in(arrivals)
+    _without_way(
+        host, row, store, [each for each, what in zip(judged, outcomes) if what.fate is not Fate.STORED], tally
+    )
     stored: dict[FileKind, list[Staged]] = {FileKind.FILE: [], FileKind.DIRECTORY: []}
     for each, outcome in zip(judged, outcomes):
         if outcome.fate is Fate.STORED:
@@ -145,19 +152,29 @@ def take_in(
                 tally.problem(f"'{names.shown(each.name)}' {sender} was not stored: {reasons[each.id]}")
 
 
-def _with_way(host: Host, row: StoreRow, store: Store, staged: list[Staged], tally: Tally) -> list[Staged]:
-    """Those that may be judged now: where a former copy was bad, or was to go, its bytes are taken out of the way first."""
-    open_ = (Removal.store == row.id) & (Removal.status < SQL("2"))
+def make_way(host: Host, row: StoreRow, store: Store, called: Sequence[str], tally: Tally) -> set[str]:
+    """Before files of these names come in: where a former copy was bad, or was to go, its bytes are taken out of the way;
+    returns the names that must wait, since somebody is setting aside or bringing back just now."""
+    open_ = (Removal.store == row.id) & unfinished()
     unsound = (Instance.store == row.id) & (Instance.condition > SQL("0"))
     if not (Removal.select(SQL("1")).where(open_).exists() or Instance.select(SQL("1")).where(unsound).exists()):
-        return staged
-    ids = dict(File.select(File.name, File.id).where(among(File.name, [each.name for each in staged])).tuples())
+        return set()
+    ids = dict(File.select(File.name, File.id).where(among(File.name, list(called))).tuples())
     try:
         removing.make_way(host, row, store, list(ids.values()), tally)
-        return staged
+        return set()
     except LockTaken:
-        tally.postponed += len(ids)  # somebody is setting aside or bringing back just now: the next run takes them in
-        return [each for each in staged if each.name not in ids]
+        tally.postponed += len(ids)
+        return set(ids)
+
+
+def _without_way(host: Host, row: StoreRow, store: Store, staged: list[Staged], tally: Tally) -> None:
+    """What was not stored takes nobody's place: bad bytes that made way for it come back, since they may be all there is."""
+    if staged and Removal.select(SQL("1")).where(Removal.store == row.id, unfinished()).exists():
+        called = among(File.name, [each.name for each in staged])
+        files = [id for (id,) in raw_rows(File.select(File.id).where(called))]
+        with suppress(LockTaken, OSError):
+            removing.give_way_back(host, row, store, files)
 
 
 def _subject(each: Staged) -> str:
@@ -227,6 +244,9 @@ def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[Staged]], pol
             ).on_conflict(
                 conflict_target=[Instance.file, Instance.store],
                 update={
+                    # What had gone and came anew is as new as it is, and as free as was asked for.
+                    Instance.create_time: _anew(Instance.create_time),
+                    Instance.deletion_policy: _anew(Instance.deletion_policy),
                     Instance.available: True,
                     Instance.verified_time: now,
                     Instance.verified_how: Proof.ARRIVAL,
@@ -245,6 +265,11 @@ def _record(host: Host, row: StoreRow, stored: dict[FileKind, list[Staged]], pol
             _IN.update(owed=Owed.COMPLETION).where(done, _answerable()).execute()
             late += [id for (id,) in raw_rows(_IN.select(_IN.id).where(mine, _IN.status != TransferStatus.COMPLETED))]
     return late
+
+
+def _anew(field: Any) -> Any:
+    """What a row that was there gets: the new value, unless its copy had been there all the time."""
+    return Case(None, [(Instance.available, field)], getattr(peewee.EXCLUDED, field.name))
 
 
 def refuse(host: Host, reasons: dict[int, str]) -> None:
@@ -349,24 +374,27 @@ def _report_stock(host: Host, peer: Peer, rows: list[Debt], budget: Budget, tall
         if not budget.left:
             return
         message = messages.CloneComplete(row.source_id, row.id, row.store)
-        answer = peer.post("clone/complete", message)
-        if not 200 <= answer.status < 300:
-            refusal = peer.refusal("clone/complete", answer)
-            if answer.status not in (400, 406) or not isinstance(refusal, PeerRefused):
-                raise refusal
+        try:
+            peer.ask("clone/complete", message, messages.PairDone)
+        except PeerRefused as refusal:
+            if refusal.facts["status"] not in (400, 406):
+                raise
             # 400: it knows of no such transfer. 406: it has ended there, usually because our first report arrived and
-            # its answer was lost; or it has not written down yet that it is staged, and must be told again.
-            if answer.status == 406 and _still_live(peer, row.source_id):
+            # its answer was lost; or it has not written down yet that it is staged, and must be told again. Either may
+            # be somebody else's word, so it is asked.
+            if _still_live(peer, row.source_id):
                 tally.postponed += 1
                 continue
         _paid([row.id])
 
 
 def _still_live(peer: Peer, source_id: int) -> bool:
-    """Whether a source says that a transfer has not ended."""
+    """Whether a source says that a transfer has not ended, or does not say that it has."""
     message = messages.CheckinStatus(source_transfer_ids=[source_id])
     answer: messages.CheckinStatuses = peer.ask("checkin/status", message, messages.CheckinStatuses)
-    state = answer.source_transfer_status.get(source_id)
+    if source_id not in answer.source_transfer_status:
+        return True
+    state = answer.source_transfer_status[source_id]
     return state is not None and state < TransferStatus.COMPLETED
 
 

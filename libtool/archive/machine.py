@@ -362,7 +362,7 @@ class Aside(Enum):
     @staticmethod
     def of(cause: Cause, status: RemovalStatus) -> Aside:
         """What a removal says."""
-        if status > RemovalStatus.ASIDE:
+        if status >= RemovalStatus.PURGED:
             return Aside.NONE
         decided, done = _ASIDE[cause]
         return decided if status is RemovalStatus.DECIDED else done

@@ -13,6 +13,8 @@ from libtool.units import about
 
 #: How often a trouble that stays is told again.
 REMINDER = timedelta(days=1)
+#: A trouble that was not met for so long, and never told, begins anew when it is met: tasks run once a day at least.
+STALE = timedelta(days=2)
 
 
 def trouble(host: Host, tally: Tally, subject: str, kind: str, text: str, *, at_once: bool = False) -> None:
@@ -23,12 +25,13 @@ def trouble(host: Host, tally: Tally, subject: str, kind: str, text: str, *, at_
         fault = Fault.get_or_none(subject=subject, kind=kind)
         if fault is None:
             fault = Fault.create(subject=subject, kind=kind, text=text, first_time=now, last_time=now)
+        if fault.told_time is None and now - fault.last_time > STALE:
+            fault.first_time = now  # what was met once, long ago, has not lasted since
         lasted = (now - fault.first_time).total_seconds()
         due = at_once or lasted >= host.settings.notice_after
         tell = due if fault.told_time is None else now - fault.told_time >= REMINDER
-        Fault.update(text=text, last_time=now, count=Fault.count + 1, told_time=now if tell else fault.told_time).where(
-            Fault.id == fault.id
-        ).execute()
+        changes = {"text": text, "first_time": fault.first_time, "last_time": now, "count": Fault.count + 1}
+        Fault.update(**changes, told_time=now if tell else fault.told_time).where(Fault.id == fault.id).execute()
     if tell:
         since = f" (for {about(lasted)})" if lasted >= 1 else ""
         tally.lines.append(f"{subject}: {text}{since}")

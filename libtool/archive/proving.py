@@ -11,13 +11,13 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from libtool import digest
-from libtool.archive import librarians, verifying
+from libtool.archive import librarians, removing, verifying
 from libtool.archive.accounts import Caller
 from libtool.archive.deciding import Report
 from libtool.archive.hands import Budget, Host, Tally
 from libtool.archive.verifying import Copy, Watch
 from libtool.errors import LibtoolError, PeerRefused, PeerUnreachable, StoreUnavailable
-from libtool.models.base import among, raw_rows, writing
+from libtool.models.base import among, raw_rows, serialise, writing
 from libtool.models.tables import File, Instance, Librarian, RemoteInstance
 from libtool.models.tables import Store as StoreRow
 from libtool.peers import features, messages
@@ -31,6 +31,10 @@ from libtool.units import from_microseconds
 RATE = 100e6
 #: How long a holder may read for one of our requests, and how many files one is about.
 ASK_SECONDS, ASK_FILES = 40.0, 500
+#: After so many answers in a row that are none, a stock librarian is asked no more.
+STUMBLES = 3
+#: What was read within so many seconds is not read again because somebody has no time to wait for it.
+READ_LATELY = 86400.0
 #: The longest that a neighbour may have a copy kept for it.
 LONGEST_HOLD = timedelta(days=1)
 
@@ -62,7 +66,7 @@ def answer(host: Host, caller: Caller, message: messages.Validate, most: float) 
     budget = Budget(min(message.seconds, most), time.monotonic)
     first = budget.share(2) if message.depth else budget
     hold = min(timedelta(seconds=message.hold), LONGEST_HOLD) if neighbour else timedelta(0)
-    found = own(host, message.names, message.max_age, first, hold)
+    found = own(host, message.names, message.max_age, first, hold, note=neighbour)
     if message.depth and (neighbour or caller.admin):
         known = [Wanted(*row) for row in raw_rows(_files().where(among(File.name, list(found))))]
         ask = messages.Validate([], message.max_age, depth=message.depth - 1)
@@ -84,11 +88,13 @@ def own(
     hold: timedelta = timedelta(0),
     *,
     otherwise: float = 0.0,
+    note: bool = True,
 ) -> dict[str, list[ValidatedCopy]]:
     """What our copies of these files are, by name; files that are not in the catalogue are left out.
 
     A copy that was read no more than ``max_age`` seconds ago is not read again; others are, as far as time allows. What
-    there is no time for counts when it was read no more than ``otherwise`` seconds ago.
+    there is no time for counts when it was read no more than ``otherwise`` seconds ago; with ``note`` it is read by
+    check-integrity, unless it was within a day.
     """
     found: dict[str, list[ValidatedCopy]] = {
         name: [] for (name,) in raw_rows(File.select(File.name).where(among(File.name, list(names))))
@@ -99,14 +105,14 @@ def own(
     for row in raw_rows(query.where(mine).order_by(Instance.id)):
         by_store.setdefault(row[-2], []).append(_Here(Copy(*row[:-2]), row[-2], row[-1]))
     for row in StoreRow.select().where(among(StoreRow.id, list(by_store)), StoreRow.enabled):
-        for here, told in _read_store(host, row, by_store[row.id], max_age, otherwise, budget):
+        for here, told in _read_store(host, row, by_store[row.id], max_age, otherwise, budget, note):
             found[here.copy.name].append(told)
     _hold(host, [copy for copies in found.values() for copy in copies if copy.good], hold)
     return found
 
 
 def _read_store(
-    host: Host, row: StoreRow, found: list[_Here], max_age: float, otherwise: float, budget: Budget
+    host: Host, row: StoreRow, found: list[_Here], max_age: float, otherwise: float, budget: Budget, note: bool
 ) -> Iterator[tuple[_Here, ValidatedCopy]]:
     """What the copies in one store are."""
     name, now = host.settings.name, host.now()
@@ -119,13 +125,15 @@ def _read_store(
         age = None if here.verified is None else (now - from_microseconds(here.verified)).total_seconds()
         if copy.condition in (Condition.DAMAGED, Condition.MISSING):
             told.good, told.why = False, f"it is {Condition(copy.condition).name.lower()}"
+            told.size, told.checksum = 0, ""  # nobody has read what it is now
         elif age is not None and 0 <= age <= max_age and max_age and not copy.condition:
             told.good, told.age = True, age
         elif (slow := copy.size / RATE >= budget.seconds) and age is not None and 0 <= age <= otherwise:
             told.good, told.age = not copy.condition or None, age
         elif slow:
             told.why = "there was no time to read it; check-integrity reads it first"
-            late.append(copy.id)
+            if note and (age is None or not 0 <= age < READ_LATELY):
+                late.append(copy.id)
         else:
             try:
                 reading = verifying.read(host.store(row), copy)
@@ -151,6 +159,7 @@ def _hold(host: Host, copies: list[ValidatedCopy], hold: timedelta) -> None:
     ids = [copy.instance_id for copy in copies]
     mine = among(Instance.id, ids) & Instance.available & (Instance.condition == Condition.SOUND)
     with writing("held"):
+        serialise(removing.COPIES_KEY)  # what is promised now is not let go, and what is let go is not promised
         later = Instance.held_until.is_null() | (Instance.held_until < until)
         Instance.update(held_until=until).where(mine, later).execute()
         kept = {id for (id,) in raw_rows(Instance.select(Instance.id).where(mine))}
@@ -254,6 +263,7 @@ def _parts(files: Sequence[Wanted]) -> Iterator[list[Wanted]]:
 def _stock(peer: Peer, files: Sequence[Wanted], budget: Budget) -> Iterator[tuple[Wanted, Report]]:
     """Ask a stock librarian, file by file. It does not say when it read what it tells of, so it counts as just now, and
     only in this run; what it passes on from others has no date at all."""
+    stumbled, trouble = 0, None
     for file in files:
         if not budget.left:
             return
@@ -261,16 +271,24 @@ def _stock(peer: Peer, files: Sequence[Wanted], budget: Budget) -> Iterator[tupl
             told: list[messages.Validation] = peer.ask(
                 "validate/file", messages.ValidateFile(file.name), list[messages.Validation]
             )
+            stumbled = 0
         except PeerRefused as refusal:
             if refusal.facts["status"] in (400, 404):
                 continue  # it knows of no such file
             raise
+        except PeerUnreachable as found:
+            stumbled, trouble = stumbled + 1, found
+            if stumbled >= STUMBLES:
+                raise
+            continue  # it stumbles over this file, perhaps, and not over the next
         for each in told:
             same = digest.same(each.original_checksum, each.current_checksum) is True
             good = each.computed_same_checksum and same and each.current_size == each.original_size
             age = 0.0 if each.librarian == peer.name else None
             what = (each.librarian, each.store, good, each.current_size, each.current_checksum, age)
             yield file, Report(peer.name, *what)
+    if trouble is not None:
+        raise trouble
 
 
 def _relayed(

@@ -20,30 +20,21 @@ from libtool.archive.hands import Host, Tally, portions
 from libtool.archive.verifying import Copy
 from libtool.errors import FileChanged, LibtoolError, StoreUnavailable
 from libtool.models.base import among, insert_rows, raw_rows, serialise, writing
-from libtool.models.tables import File, Instance, OutgoingTransfer, Removal, Retry, live
+from libtool.models.tables import File, Instance, OutgoingTransfer, Removal, Retry, live, unfinished
 from libtool.models.tables import Store as StoreRow
 from libtool.names import shown
 from libtool.states import Cause, Condition, DeletionPolicy, Proof, RemovalStatus
 from libtool.stores.base import Store
 from libtool.units import to_microseconds
 
-#: PostgreSQL advisory key under which it is settled which copies are read and which are let go.
+#: PostgreSQL advisory key under which it is settled which copies are read or promised and which are let go.
 COPIES_KEY = 0x636F70696573
 #: Removals that are carried out under one hold of the lock.
 PORTION = 200
-_OPEN = Removal.status < SQL("2")
-_COLUMNS = [
-    "file_id",
-    "store_id",
-    "cause",
-    "status",
-    "aside_id",
-    "actor",
-    "reason",
-    "copies",
-    "create_time",
-    "purge_time",
-]
+_COLUMNS = ["file_id", "store_id", "cause", "status", "aside_id", "actor", "reason", "copies", "forget", "create_time"]
+_COLUMNS += ["purge_time"]
+#: What whoever holds the lock goes on with.
+_BEGUN = (RemovalStatus.DECIDED, RemovalStatus.RETURNING, RemovalStatus.PURGING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +45,7 @@ class Warrant:
     copies: int  #: how many others must be proved once more before the bytes are purged
     keep: timedelta  #: how long the bytes stay aside
     forget: bool = False  #: do not remember the copy as an unavailable one
-    held: bool = True  #: a deletion policy of DISALLOWED is respected
+    forced: bool = False  #: whatever the deletion policy, and whether or not the copy is right
 
 
 class Order(NamedTuple):
@@ -75,7 +66,7 @@ def actor(command: str) -> str:
 
 
 def lock(row: StoreRow) -> str:
-    """The lock under which bytes of a store are set aside and brought back."""
+    """The lock under which bytes of a store are set aside, brought back and purged."""
     return f"aside-{row.name}"
 
 
@@ -109,13 +100,11 @@ def decide(host: Host, row: StoreRow, orders: Sequence[Order], warrant: Warrant)
         serialise(COPIES_KEY)
         stays = needed(host, list(by_id))
         going = among(Instance.id, [id for id in by_id if id not in stays]) & Instance.available
-        going &= Instance.condition == Condition.SOUND
-        if warrant.held:
-            going &= Instance.deletion_policy == DeletionPolicy.ALLOWED
+        if not warrant.forced:
+            going &= (Instance.deletion_policy == DeletionPolicy.ALLOWED) & (Instance.condition == Condition.SOUND)
         gone = raw_rows(Instance.update(available=False).where(going).returning(Instance.id))
         taken = [by_id[id] for (id,) in gone]
-        purge = to_microseconds(now + warrant.keep)
-        ends = (warrant.copies, to_microseconds(now), purge)
+        ends = (warrant.copies, warrant.forget, to_microseconds(now), to_microseconds(now + warrant.keep))
         insert_rows(Removal, _COLUMNS, [(*_row(order, row, Cause.DELETED, warrant.actor), *ends) for order in taken])
     done = {order.copy.id for order in taken}
     return stays | {id: "it changed meanwhile" for id in by_id if id not in done and id not in stays}
@@ -126,6 +115,9 @@ def _row(order: Order, row: StoreRow, cause: Cause, who: str) -> tuple[object, .
     return (order.copy.file, row.id, int(cause), status, os.urandom(16).hex(), who, shown(order.reason)[:4000])
 
 
+# -- carrying out -------------------------------------------------------------------------------------------------
+
+
 def carry_out(
     host: Host,
     row: StoreRow,
@@ -133,73 +125,101 @@ def carry_out(
     tally: Tally,
     orders: Sequence[Order] = (),
     files: Sequence[int] | None = None,
-) -> None:
-    """Set aside what stands written for a store (or for these ``files`` of it). LockTaken when somebody else is at it.
+) -> set[int]:
+    """Do what stands written for a store (or for these ``files`` of it): set aside, bring back, purge; returns of which
+    files a copy is set aside now. LockTaken when somebody else is at it.
 
     A copy that is not what ``orders`` say was read, or of which nobody knows what was read, is read first: what is not
     as recorded stays and is told.
     """
     identities = {order.copy.file: order.identity for order in orders}
-    mine = (Removal.store == row.id) & (Removal.status == RemovalStatus.DECIDED) & _OPEN
+    mine = (Removal.store == row.id) & unfinished() & (Removal.status << list(_BEGUN))
     if files is not None:
         mine &= among(Removal.file, files)
+    aside: set[int] = set()
     if not Removal.select(SQL("1")).where(mine).exists():
-        return
+        return aside
     with host.lock(lock(row)):
         todo = list(Removal.select(Removal, File).join(File).where(mine).order_by(Removal.id))
         for portion in portions(todo, PORTION):
-            done: dict[RemovalStatus, list[int]] = {}
+            done: dict[RemovalStatus, list[Removal]] = {}
             for removal in portion:
-                found = _set_aside(host, row, store, removal, identities.get(removal.file_id), tally)
-                done.setdefault(found, []).append(removal.id)
-            with writing("set aside"):
-                for status, ids in done.items():
-                    over = {"end_time": host.now()} if status > RemovalStatus.ASIDE else {}
-                    Removal.update(status=status, **over).where(among(Removal.id, ids)).execute()
+                try:
+                    found = _step(host, row, store, removal, identities.get(removal.file_id), tally)
+                except OSError as trouble:
+                    found = removal.status
+                    name, why = shown(removal.file.name), trouble.strerror
+                    tally.wait(f"the copy of '{name}' in {row.name} cannot be moved now: {why}")
+                if found is not removal.status:
+                    done.setdefault(found, []).append(removal)
+            _write_down(host, row, done)
+            aside |= {removal.file_id for removal in done.get(RemovalStatus.ASIDE, ())}
+    return aside
+
+
+def _step(
+    host: Host, row: StoreRow, store: Store, removal: Removal, identity: tuple[int, ...] | None, tally: Tally
+) -> RemovalStatus:
+    if removal.status is RemovalStatus.RETURNING:
+        return _return(host, row, store, removal, tally)
+    if removal.status is RemovalStatus.PURGING:
+        store.purge(removal.aside_id)
+        return RemovalStatus.PURGED
+    return _set_aside(host, row, store, removal, identity, tally)
+
+
+def _write_down(host: Host, row: StoreRow, done: dict[RemovalStatus, list[Removal]]) -> None:
+    with writing("set aside"):
+        for status, removals in done.items():
+            over = {"end_time": host.now()} if status >= RemovalStatus.PURGED else {}
+            ids = among(Removal.id, [removal.id for removal in removals])
+            Removal.update(status=status, **over).where(ids).execute()
+            if status is RemovalStatus.ASIDE:
+                files = [removal.file_id for removal in removals if removal.forget]
+                gone = among(Instance.file, files) & (Instance.store == row.id) & ~Instance.available
+                Instance.delete().where(gone, Instance.condition == Condition.SOUND).execute()
 
 
 def _set_aside(
     host: Host, row: StoreRow, store: Store, removal: Removal, identity: tuple[int, ...] | None, tally: Tally
 ) -> RemovalStatus:
-    """Carry out one removal; the status that it has then."""
+    """Set one copy aside; the status that its removal has then."""
     file = removal.file
     (copy,) = verifying.copies((Instance.file == file.id) & (Instance.store == row.id)) or (None,)
     if copy is not None and copy.available:
         return RemovalStatus.RETURNED  # it came in anew meanwhile: what lies there is not what was to go
+    if removal.cause is Cause.DELETED and identity is None:  # somebody else decided it, and died since
+        aside = store.read_aside(file.name, removal.aside_id, file.size, file.checksum, file.kind)
+        reading = aside
+        if aside.condition is Condition.MISSING:
+            reading = store.read(file.name, file.size, file.checksum, file.kind)
+        if reading.condition is Condition.UNREADABLE:
+            return RemovalStatus.DECIDED  # that is no verdict; it is looked at again
+        if reading.condition is Condition.DAMAGED:
+            if aside.condition is not Condition.MISSING:
+                store.bring_back(file.name, removal.aside_id)
+            return _keep(host, row, removal, reading.why, tally)
+        identity = () if aside.good else reading.identity
+    if removal.cause is Cause.DAMAGED:
+        found = store.read(file.name, file.size, file.checksum, file.kind)
+        if found.condition is Condition.SOUND:
+            return RemovalStatus.RETURNED  # a right one has come meanwhile, or it is well again
     try:
-        if removal.cause is Cause.DELETED and identity is None and copy is not None:
-            reading = verifying.read(store, copy)
-            if reading.condition not in (Condition.SOUND, Condition.MISSING):
-                return _keep(host, row, copy, reading.condition, reading.why, tally)
-            identity = reading.identity
-        if store.set_aside(file.name, removal.aside_id, identity or ()):
-            return RemovalStatus.ASIDE
-        return RemovalStatus.PURGED
+        there = store.set_aside(file.name, removal.aside_id, identity or ())
+        return RemovalStatus.ASIDE if there else RemovalStatus.PURGED
     except FileChanged:
-        why = "it changed after it was read"
-        return _keep(host, row, copy, Condition.DAMAGED, why, tally) if copy else RemovalStatus.RETURNED
-    except OSError as trouble:
-        tally.wait(f"'{shown(file.name)}' cannot be set aside in {row.name}: {trouble.strerror}")
-        return RemovalStatus.DECIDED
+        return _keep(host, row, removal, "it changed after it was read", tally)
 
 
-def _keep(host: Host, row: StoreRow, copy: Copy, what: Condition, why: str, tally: Tally) -> RemovalStatus:
+def _keep(host: Host, row: StoreRow, removal: Removal, why: str, tally: Tally) -> RemovalStatus:
     """What lies there is not what was to go: it stays, and is looked at by check-integrity and corruption-fixer."""
     with writing("kept"):
-        changes = {"condition": what, "checked_time": host.now()}
-        Instance.update(**changes).where(Instance.id == copy.id, ~Instance.available).execute()
-    tally.problem(f"{verifying.subject(row, copy)} was to go and stays: {why}. Run 'libtool validate-file' on it")
+        changes = {"condition": Condition.DAMAGED, "checked_time": host.now()}
+        mine = (Instance.file == removal.file_id) & (Instance.store == row.id) & ~Instance.available
+        Instance.update(**changes).where(mine).execute()
+    where = f"copy '{shown(removal.file.name)}' in {row.name}"
+    tally.problem(f"{where} was to go and stays: {why}. Run 'libtool validate-file' on it")
     return RemovalStatus.RETURNED
-
-
-def forget(host: Host, row: StoreRow, files: Sequence[int]) -> None:
-    """Remove the rows of copies that are set aside or gone; their removals stay on record."""
-    with writing("forgotten"):
-        open_ = Removal.select(SQL("1")).where(
-            Removal.file == Instance.file, Removal.store == row.id, Removal.status == RemovalStatus.DECIDED
-        )
-        gone = among(Instance.file, list(files)) & (Instance.store == row.id) & ~Instance.available
-        Instance.delete().where(gone, ~fn.EXISTS(open_)).execute()
 
 
 # -- making way for what comes anew -------------------------------------------------------------------------------
@@ -207,21 +227,41 @@ def forget(host: Host, row: StoreRow, files: Sequence[int]) -> None:
 
 def make_way(host: Host, row: StoreRow, store: Store, files: Sequence[int], tally: Tally) -> None:
     """Before copies of these files come into a store: what is to go goes, and bad bytes of former copies are set aside
-    until the new ones are proved. LockTaken when somebody else is at it."""
+    until the new ones are proved. LockTaken when somebody else is at it.
+
+    What is in the way is read first: a right copy that lies there is as good as the one that comes.
+    """
     carry_out(host, row, store, tally, files=files)
     bad = (Instance.store == row.id) & among(Instance.file, files) & (Instance.condition > SQL("0"))
-    waiting = Removal.select(SQL("1")).where(
-        Removal.file == Instance.file, Removal.store == row.id, Removal.cause == Cause.DAMAGED, _OPEN
-    )
-    condemned = verifying.copies(bad & ~Instance.available & ~fn.EXISTS(waiting))
-    if not condemned:
+    orders = []
+    for copy in verifying.copies(bad & ~Instance.available):
+        reading = verifying.read(store, copy)
+        if reading.condition not in (Condition.SOUND, Condition.MISSING):
+            orders.append(Order(copy, reading.why, ()))
+    if not orders:
         return
-    now = to_microseconds(host.now())
-    orders = [Order(copy, f"it was {Condition(copy.condition).name.lower()}", ()) for copy in condemned]
+    ends = (0, False, to_microseconds(host.now()), None)
     with writing("way decided"):
         who = actor("a new copy")
-        insert_rows(Removal, _COLUMNS, [(*_row(order, row, Cause.DAMAGED, who), 0, now, None) for order in orders])
-    carry_out(host, row, store, tally, files=[copy.file for copy in condemned])
+        insert_rows(Removal, _COLUMNS, [(*_row(order, row, Cause.DAMAGED, who), *ends) for order in orders])
+    carry_out(host, row, store, tally, files=[order.copy.file for order in orders])
+
+
+def give_way_back(host: Host, row: StoreRow, store: Store, files: Sequence[int]) -> None:
+    """Put bad bytes of these files back into their places, unless something else lies there."""
+    mine = (Removal.store == row.id) & (Removal.cause == Cause.DAMAGED) & (Removal.status == RemovalStatus.ASIDE)
+    todo = list(Removal.select(Removal, File).join(File).where(mine, unfinished(), among(Removal.file, files)))
+    if not todo:
+        return
+    with host.lock(lock(row)):
+        back = []
+        for removal in todo:
+            try:
+                if store.bring_back(removal.file.name, removal.aside_id):
+                    back.append(removal)
+            except FileExistsError:
+                continue
+        _write_down(host, row, {RemovalStatus.RETURNED: back})
 
 
 # -- the end ------------------------------------------------------------------------------------------------------
@@ -231,106 +271,107 @@ def replaced(row: StoreRow) -> list[Removal]:
     """Bad bytes that are set aside, and of whose file a copy was read and found right since."""
     sound = Instance.select(SQL("1")).where(
         Instance.file == Removal.file,
-        Instance.available,
         Instance.condition == Condition.SOUND,
         Instance.verified_time >= Removal.create_time,
     )
     mine = (Removal.store == row.id) & (Removal.cause == Cause.DAMAGED) & (Removal.status == RemovalStatus.ASIDE)
-    return list(Removal.select().where(mine, _OPEN, fn.EXISTS(sound)))
+    return list(Removal.select().where(mine, unfinished(), fn.EXISTS(sound)))
 
 
 def due(host: Host, row: StoreRow, after: int, limit: int) -> list[Removal]:
     """Copies that are set aside and have been kept for long enough."""
     mine = (Removal.store == row.id) & (Removal.cause == Cause.DELETED) & (Removal.status == RemovalStatus.ASIDE)
-    old = mine & _OPEN & (Removal.purge_time <= host.now()) & (Removal.id > after)
+    old = mine & unfinished() & (Removal.purge_time <= host.now()) & (Removal.id > after)
     return list(Removal.select(Removal, File).join(File).where(old).order_by(Removal.id).limit(limit))
 
 
 def purge(host: Host, row: StoreRow, store: Store, removals: Sequence[Removal], tally: Tally) -> int:
     """Remove what is set aside for good; returns how many. LockTaken when somebody else is at it."""
-    if not removals:
+    ids = [removal.id for removal in removals]
+    if not ids:
         return 0
-    done = []
-    with host.lock(lock(row)):
-        still = {id for (id,) in raw_rows(Removal.select(Removal.id).where(_OPEN, _aside(removals)))}
-        for removal in removals:
-            if removal.id not in still:
-                continue  # it was brought back meanwhile
-            try:
-                store.purge(removal.aside_id)
-                done.append(removal.id)
-            except OSError as trouble:
-                tally.wait(f"what is set aside in {row.name} cannot be removed: {trouble.strerror}")
-        with writing("purged"):
-            Removal.update(status=RemovalStatus.PURGED, end_time=host.now()).where(among(Removal.id, done)).execute()
-    return len(done)
-
-
-def _aside(removals: Sequence[Removal]) -> Expression:
-    return among(Removal.id, [each.id for each in removals]) & (Removal.status == RemovalStatus.ASIDE)
+    with host.lock(lock(row)), writing("purge decided"):
+        aside = among(Removal.id, ids) & (Removal.status == RemovalStatus.ASIDE)
+        Removal.update(status=RemovalStatus.PURGING).where(aside).execute()
+    carry_out(host, row, store, tally, files=[removal.file_id for removal in removals])
+    over = among(Removal.id, ids) & (Removal.status == RemovalStatus.PURGED)
+    return int(Removal.select().where(over).count())
 
 
 def bytes_aside(row: StoreRow) -> int:
     """Bytes of the store that will be free once what is set aside there is purged."""
-    mine = (Removal.store == row.id) & _OPEN
+    mine = (Removal.store == row.id) & unfinished()
     return int(Removal.select(fn.SUM(File.size)).join(File).where(mine).scalar() or 0)
 
 
+# -- coming back --------------------------------------------------------------------------------------------------
+
+
 def bring_back(host: Host, row: StoreRow, store: Store, file: File, tally: Tally) -> bool:
-    """Put a deleted copy of a file that is still set aside back into its place, read it, and count it again; whether
-    there was one that is right. LockTaken when somebody else is at it."""
-    mine = (Removal.file == file.id) & (Removal.store == row.id) & (Removal.cause == Cause.DELETED) & _OPEN
+    """Put a deleted copy of a file that is still set aside back into its place, read it, and count it again; whether it is
+    there and right. LockTaken when somebody else is at it, StoreUnavailable when it cannot be moved now."""
+    mine = (Removal.file == file.id) & (Removal.store == row.id) & (Removal.cause == Cause.DELETED)
+    whole = Removal.status << [RemovalStatus.DECIDED, RemovalStatus.ASIDE, RemovalStatus.RETURNING]
+    store.check()
     with host.lock(lock(row)):
-        removal = Removal.select().where(mine).order_by(Removal.id.desc()).first()
+        removal = Removal.select().where(mine, unfinished(), whole).order_by(Removal.id.desc()).first()
         if removal is None:
             return False
+        with writing("return decided"):
+            Removal.update(status=RemovalStatus.RETURNING).where(Removal.id == removal.id).execute()
+        removal.file = file
         try:
-            if not store.bring_back(file.name, removal.aside_id):
-                return False
+            found = _return(host, row, store, removal, tally)
         except OSError as trouble:
             raise StoreUnavailable(store=row.name, why=f"'{shown(file.name)}': {trouble.strerror}") from None
-        reading = store.read(file.name, file.size, file.checksum, file.kind)
-        with writing("brought back"):
-            Removal.update(status=RemovalStatus.RETURNED, end_time=host.now()).where(Removal.id == removal.id).execute()
-            known: dict[str, Any] = {"file": file.id, "store": row.id, "create_time": host.now(), "available": False}
-            known["deletion_policy"] = DeletionPolicy.DISALLOWED  # somebody wanted it back
-            Instance.insert(**known).on_conflict_ignore().execute()
-            found: dict[str, Any] = {"condition": reading.condition, "deletion_policy": DeletionPolicy.DISALLOWED}
-            if reading.good:
-                found |= {"available": True, "verified_time": host.now(), "verified_how": Proof.CHECK}
-                found |= {"checked_time": None}
-            else:
-                found |= {"checked_time": host.now()}
-            Instance.update(**found).where(Instance.file == file.id, Instance.store == row.id).execute()
+        if found is not RemovalStatus.RETURNING:
+            _write_down(host, row, {found: [removal]})
+    here = (Instance.file == file.id) & (Instance.store == row.id) & Instance.available
+    return bool(Instance.select().where(here).exists())
+
+
+def _return(host: Host, row: StoreRow, store: Store, removal: Removal, tally: Tally) -> RemovalStatus:
+    """Bring one copy back; the status that its removal has then."""
+    file = removal.file
+    try:
+        if not store.bring_back(file.name, removal.aside_id):
+            return RemovalStatus.PURGED  # neither place has it
+    except FileExistsError:
+        tally.wait(f"'{shown(file.name)}' stays set aside in {row.name}: something else lies in its place")
+        return RemovalStatus.ASIDE
+    reading = store.read(file.name, file.size, file.checksum, file.kind)
+    with writing("brought back"):
+        # Somebody wanted it back: it is not let go again unless somebody allows that.
+        known: dict[str, Any] = {"file": file.id, "store": row.id, "create_time": host.now(), "available": False}
+        Instance.insert(**known, deletion_policy=DeletionPolicy.DISALLOWED).on_conflict_ignore().execute()
+        found: dict[str, Any] = {"condition": reading.condition, "deletion_policy": DeletionPolicy.DISALLOWED}
+        found["checked_time"] = None if reading.good else host.now()
+        if reading.good:
+            found |= {"available": True, "verified_time": host.now(), "verified_how": Proof.CHECK}
+        Instance.update(**found).where(Instance.file == file.id, Instance.store == row.id).execute()
     if not reading.good:
-        tally.problem(f"'{shown(file.name)}' was brought back to {row.name} and is bad: {reading.why}")
-    return bool(reading.good)
+        tally.problem(f"'{shown(file.name)}' was brought back to {row.name} and does not count: {reading.why}")
+    return RemovalStatus.RETURNED
 
 
 def homes(file: File) -> list[StoreRow]:
     """The stores in which a deleted copy of a file is still set aside."""
-    mine = (Removal.file == file.id) & (Removal.cause == Cause.DELETED) & _OPEN
+    whole = Removal.status << [RemovalStatus.DECIDED, RemovalStatus.ASIDE, RemovalStatus.RETURNING]
+    mine = (Removal.file == file.id) & (Removal.cause == Cause.DELETED) & unfinished() & whole
     stores = Removal.select(Removal.store).where(mine)
     return list(StoreRow.select().where(StoreRow.id << stores, StoreRow.enabled).order_by(StoreRow.id))
 
 
-def recover(host: Host, file: File, tally: Tally) -> bool:
-    """Bring back the first deleted copy of a file that is still there and right, wherever it is set aside."""
+def recover(host: Host, file: File, tally: Tally) -> str | None:
+    """Bring back the first deleted copy of a file that is still there and right, wherever it is set aside; the name of its
+    store. Raises what stood in the way when none could be looked at, None when none is right."""
+    trouble: LibtoolError | None = None
     for row in homes(file):
         try:
             if bring_back(host, row, host.store(row), file, tally):
-                return True
-        except LibtoolError:
-            continue
-    return False
-
-
-def restorable(name: str) -> list[str]:
-    """The stores in which a copy of this file is set aside."""
-    file = File.get_or_none(File.name == name)
-    return [row.name for row in homes(file)] if file is not None else []
-
-
-def restore(host: Host, name: str, tally: Tally) -> bool:
-    """Bring back a copy of this file; whether one is right."""
-    return recover(host, File.get(File.name == name), tally)
+                return str(row.name)
+        except LibtoolError as found:
+            trouble = trouble or found
+    if trouble is not None:
+        raise trouble
+    return None

@@ -15,14 +15,14 @@ from peewee import SQL, fn
 from libtool.archive import librarians, local_clones, notices, places, removing, verifying
 from libtool.archive.hands import Budget, Host, Tally, portions
 from libtool.archive.verifying import Copy, Watch
-from libtool.errors import LockTaken, PeerDeniesUs, PeerRefused, StoreUnavailable
+from libtool.errors import LockTaken, PeerDeniesUs, PeerRefused, PeerUnreachable, StoreUnavailable
 from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import File, IncomingTransfer, Instance, Librarian, RemoteInstance, live
 from libtool.models.tables import Store as StoreRow
 from libtool.names import shown
 from libtool.peers import messages
 from libtool.peers.client import Peer
-from libtool.states import Condition, Proof
+from libtool.states import Condition, Proof, TransferStatus
 from libtool.stores.base import Reading, Store
 
 #: Copies that are looked at together.
@@ -65,33 +65,37 @@ def _portion(
     host: Host, row: StoreRow, store: Store, portion: Sequence[Copy], watch: Watch, budget: Budget, tally: Tally
 ) -> None:
     """Read once more; what still is bad is got anew."""
-    found = [(copy, verifying.read(store, copy)) for copy in portion]
+    coming = _coming(portion)
+    for copy in portion:
+        if copy.name in coming:
+            tally.wait(f"{verifying.subject(row, copy)} is on its way")
+    found = [(copy, verifying.read(store, copy)) for copy in portion if copy.name not in coming and budget.left]
     well = sum(reading.good is True for _, reading in found)
     verifying.record(watch, found, Proof.CHECK, tally)
     tally.done += well
-    _give_up_unreadable(host, [copy for copy, reading in found if reading.condition is Condition.UNREADABLE])
+    _give_up_unreadable(watch, [copy for copy, reading in found if reading.condition is Condition.UNREADABLE])
     bad = [copy for copy, reading in found if not reading.good]
     bad = [copy for copy in verifying.copies(among(Instance.id, [each.id for each in bad])) if not copy.available]
     bad = _elsewhere(host, row, bad, budget, tally)
-    coming = _coming(bad)
-    wanted = {copy.file: copy for copy in bad if copy.name not in coming}
-    for copy in bad:
-        if copy.name in coming:
-            tally.wait(f"{verifying.subject(row, copy)} is on its way")
-    _ask_all(host, row, wanted, budget, tally)
+    _ask_all(host, row, {copy.file: copy for copy in bad}, budget, tally)
 
 
-def _give_up_unreadable(host: Host, copies: Iterable[Copy]) -> None:
-    """What could not be read for long is not counted any more, so that it may come anew."""
-    old = Instance.checked_time < host.now() - UNREADABLE_FOR
+def _give_up_unreadable(watch: Watch, copies: Iterable[Copy]) -> None:
+    """What could not be read for long is not counted any more, so that it may come anew; unless that is so much that it is
+    the disk which cannot be read."""
     mine = among(Instance.id, [copy.id for copy in copies]) & Instance.available
-    with writing("unreadable for long"):
-        Instance.update(available=False).where(mine, old, Instance.condition == Condition.UNREADABLE).execute()
+    mine &= (Instance.condition == Condition.UNREADABLE) & (Instance.checked_time < watch.host.now() - UNREADABLE_FOR)
+    count = Instance.select().where(mine).count()
+    if count and not watch.hopeless(count):
+        with writing("unreadable for long"):
+            Instance.update(available=False).where(mine).execute()
 
 
 def _coming(copies: Sequence[Copy]) -> set[str]:
-    """Which of these somebody is bringing already."""
+    """Which of these somebody is bringing already. What has only been promised is asked for once more, which does no
+    harm: whoever promised it may have died over it."""
     under_way = among(IncomingTransfer.name, [copy.name for copy in copies]) & live(IncomingTransfer)
+    under_way &= (IncomingTransfer.status > TransferStatus.INITIATED) | IncomingTransfer.claim.is_null(False)
     return {name for (name,) in raw_rows(IncomingTransfer.select(IncomingTransfer.name).where(under_way))}
 
 
@@ -171,6 +175,10 @@ def _fetch(host: Host, peer: Peer, copy: Copy) -> str:
         return str(refusal.facts["why"])
     except PeerDeniesUs:
         return "it does not give it to us"
+    except PeerUnreachable as trouble:
+        if trouble.facts.get("status") != 500:
+            raise
+        return trouble.reason  # a stock librarian stumbles over a file of which it has no copy
     return "" if sent.success else "it did not manage to send it"
 
 

@@ -69,8 +69,8 @@ def _report_staged(
             state = states.get(number)
             if state in (TransferStatus.STAGED, TransferStatus.COMPLETED):
                 taken.append(id)
-            elif state in (TransferStatus.INITIATED, TransferStatus.ONGOING):
-                unsure.append(id)  # it would not take our word now; it is told again
+            elif number not in states or state in (TransferStatus.INITIATED, TransferStatus.ONGOING):
+                unsure.append(id)  # it said nothing of it, or would not take our word now; it is told again
             else:
                 lost[id] = _lost(state)
         with writing("reported staged"):

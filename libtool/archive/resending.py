@@ -51,9 +51,14 @@ def _right(host: Host, file: File, again: bool) -> bool:
     """Whether a copy here was read and is right; one that was let go and is still set aside is brought back."""
     budget = Budget(READ_SECONDS, time.monotonic)
     copies = proving.own(host, [file.name], JUST_READ if again else 0.0, budget, otherwise=READ_ONCE)[file.name]
-    if copies:
+    if any(copy.good is not False for copy in copies):
         return any(copy.good for copy in copies)
-    return file.size / proving.RATE < READ_SECONDS and removing.recover(host, file, Tally())
+    if file.size / proving.RATE > READ_SECONDS:
+        return False
+    try:
+        return removing.recover(host, file, Tally()) is not None
+    except LibtoolError:
+        return False
 
 
 def _had(file: File, destination: Librarian) -> bool:

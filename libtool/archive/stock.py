@@ -119,7 +119,8 @@ def _objected(answer: Answer, left: dict[int, Offer]) -> list[int]:
     """Which of our transfers an error of a stock librarian is about."""
     _, _, found = read_error(answer.body) if answer.status >= 400 else ("", "", {})
     ids = found.get("source_transfer_ids")
-    return [id for id in ids if isinstance(id, int) and id in left] if isinstance(ids, list) else []
+    named = [id for id in ids if isinstance(id, int) and id in left] if isinstance(ids, list) else []
+    return list(dict.fromkeys(named))
 
 
 def _take_stock_answer(
@@ -157,18 +158,19 @@ def _settle_present(host: Host, destination: Librarian, peer: Peer, offers: list
     """A stock librarian says that it has these: look what it has, and record it if that is the same."""
     present: list[tuple[int, int]] = []
     different: dict[int, str] = {}
+    unclear: list[int] = []
     for offer in offers:
         try:
             found = peer.ask("search/file", messages.SearchFile(name=offer.name), list[messages.FoundFile])
         except PeerRefused:
             found = []
+        files = [file for file in found if file.name == offer.name]
         copies = [
-            (file, copy)
-            for file in found
-            for copy in file.instances
-            if file.name == offer.name and copy.available and copy.store_id is not None
+            (file, copy) for file in files for copy in file.instances if copy.available and copy.store_id is not None
         ]
-        if not copies:
+        if not files:
+            unclear.append(offer.id)  # it just said that it has it
+        elif not copies:
             different[offer.id] = "it says that it has a file of that name, but shows no copy of it"
         elif any(digest.same(file.checksum, offer.checksum) is None for file, _ in copies):
             different[offer.id] = "it has a file of that name with a checksum of another kind, which cannot be compared"
@@ -176,6 +178,9 @@ def _settle_present(host: Host, destination: Librarian, peer: Peer, offers: list
             present.append((offer.id, copies[0][1].store_id or 0))
         else:
             different[offer.id] = "it has other content under that name"
+    by_id = {offer.id: offer for offer in offers}
+    why = "it says that it has the file, and then that it has not"
+    _postpone(unclear, by_id, destination, why, host.now() + BUSY_WAIT, tally)
     with writing("present"):
         attempts.complete(destination, present, host.now())
     tally.done += len(present)

@@ -16,7 +16,7 @@ from peewee import SQL, fn
 from libtool.archive import notices
 from libtool.archive.hands import Host, Tally
 from libtool.models.base import among, raw_rows, writing
-from libtool.models.tables import File, Instance, Removal
+from libtool.models.tables import File, Instance, Removal, unfinished
 from libtool.models.tables import Store as StoreRow
 from libtool.names import shown
 from libtool.states import Cause, Condition, FileKind, Proof
@@ -72,9 +72,9 @@ class Watch:
         self.read = self.bad = 0
         self.suspect = ""  #: why the store is suspected; empty while it is not
 
-    def too_many(self, new: Sequence[Reading]) -> bool:
-        """Count these; whether the store is the suspect now."""
-        fresh = sum(reading.condition in (Condition.DAMAGED, Condition.MISSING) for reading in new)
+    def too_many(self, new: Sequence[tuple[Copy, Reading]]) -> bool:
+        """Count these; whether the store is the suspect now. What was known to be bad is no news."""
+        fresh = sum(copy.available and reading.good is False for copy, reading in new)
         self.read += len(new)
         self.bad += fresh
         if not fresh or self.believe:
@@ -85,11 +85,25 @@ class Watch:
             self.suspect = f"{self.bad} of {self.read} copies that were read are damaged or missing"
         elif lately >= BAD_LEAST and lately * BAD_OF_ALL > of_all:
             self.suspect = f"{lately} of its {of_all} copies turned out to be damaged or missing within a day"
+        elif lately >= BAD_LEAST and lately * BAD_OF_READ > (well := self._well_lately()) + lately:
+            self.suspect = f"within a day {lately} copies turned out to be damaged or missing, and {well} to be right"
+        return bool(self.suspect)
+
+    def hopeless(self, count: int) -> bool:
+        """Whether so many copies that nothing can read make the store the suspect."""
+        of_all = Instance.select(fn.COUNT(Instance.id)).where(Instance.store == self.row.id).scalar()
+        if count >= BAD_LEAST and count * BAD_OF_ALL > of_all and not self.believe:
+            self.suspect = f"{count} of its {of_all} copies could not be read for a day"
         return bool(self.suspect)
 
     def _lately(self) -> int:
         mine = (Instance.store == self.row.id) & (Instance.condition > SQL("0"))
         young = Instance.checked_time >= self.host.now() - BAD_WITHIN
+        return int(Instance.select(fn.COUNT(Instance.id)).where(mine, young).scalar())
+
+    def _well_lately(self) -> int:
+        mine = (Instance.store == self.row.id) & Instance.available
+        young = Instance.verified_time >= self.host.now() - BAD_WITHIN
         return int(Instance.select(fn.COUNT(Instance.id)).where(mine, young).scalar())
 
 
@@ -101,7 +115,7 @@ def record(
     ``tally`` gets a line for each that turned bad, and for what is well again.
     """
     now = watch.host.now()
-    withheld = watch.too_many([reading for _, reading in found])
+    withheld = watch.too_many(found)
     sound = [copy for copy, reading in found if reading.good]
     others = [(copy, reading) for copy, reading in found if not reading.good]
     with writing("verified"):
@@ -126,7 +140,7 @@ def record(
 def _removed() -> Any:
     """The condition that a copy was let go and is set aside, or about to be."""
     mine = (Removal.file == Instance.file) & (Removal.store == Instance.store) & (Removal.cause == Cause.DELETED)
-    return fn.EXISTS(Removal.select(SQL("1")).where(mine, Removal.status < SQL("2")))
+    return fn.EXISTS(Removal.select(SQL("1")).where(mine, unfinished()))
 
 
 def _mark(copy: Copy, reading: Reading, now: object) -> bool:
@@ -135,7 +149,8 @@ def _mark(copy: Copy, reading: Reading, now: object) -> bool:
     if reading.condition is not Condition.UNREADABLE:
         changes["available"] = False
     same = (Instance.id == copy.id) & (Instance.available == copy.available) & (Instance.condition == copy.condition)
-    if copy.condition == reading.condition:
+    bad = (Condition.DAMAGED, Condition.MISSING)
+    if copy.condition == reading.condition or (copy.condition in bad and reading.condition in bad):
         Instance.update(**changes).where(same).execute()
         return False
     return bool(Instance.update(**changes, checked_time=now).where(same).execute())
@@ -162,15 +177,22 @@ def settle(host: Host, watch: Watch, tally: Tally) -> None:
         text = f"{watch.suspect}: the disk is the suspect and not the files, so none of them was marked. Look at the disk; "
         text += f"if the files really are bad, run 'libtool check-integrity --store {watch.row.name} --believe'"
         notices.trouble(host, tally, where, "suspect", text, at_once=True)
-    elif watch.read > watch.bad:
+    elif watch.believe or watch.read > watch.bad:
         notices.over(host, tally, where, "suspect")
     unsound = Instance.select(Instance.condition, fn.COUNT(Instance.id)).where(
         Instance.store == watch.row.id, Instance.condition > SQL("0")
     )
-    counts = {Condition(kind): int(count) for kind, count in raw_rows(unsound.group_by(Instance.condition))}
+    counts: dict[Condition, int] = {
+        Condition(kind): int(count) for kind, count in raw_rows(unsound.group_by(Instance.condition))
+    }
     if counts:
         many = ", ".join(f"{count} {kind.name.lower()}" for kind, count in sorted(counts.items()))
-        text = f"copies in it are not what they should be: {many}. corruption-fixer gets them anew where it can"
+        mine = (Instance.store == watch.row.id) & (Instance.condition > SQL("0"))
+        some = ", ".join(f"'{shown(copy.name)}'" for copy in copies(mine, limit=3))
+        text = (
+            f"copies in it are not what they should be: {many}, such as {some}. corruption-fixer gets them anew where "
+        )
+        text += "it can"
         notices.trouble(host, tally, where, "bad", text)
     else:
         notices.over(host, tally, where, "bad")

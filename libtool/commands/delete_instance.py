@@ -49,7 +49,7 @@ def delete_instance(
             raise Usage(why="--force asks, and nobody is there to answer; add --yes", command="delete-instance")
         click.confirm(f"Delete the copy of '{name}' in {store}, whether or not it is the last?", abort=True, err=True)
     who = removing.actor("delete-instance")
-    warrant = removing.Warrant(who, 0 if force else copies, timedelta(days=keep_days), held=not force)
+    warrant = removing.Warrant(who, 0 if force else copies, timedelta(days=keep_days), forced=force)
     tally = Tally()
     with frame.open() as node:
         reasons = deleting.delete_one(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from libtool.archive import removing
+from libtool.archive import deleting
 from libtool.archive.hands import Tally
 from libtool.commands.tasks.frame import finish
 from libtool.commands.words import Frame, dry_run, pass_frame
@@ -21,11 +21,10 @@ def restore_instance(frame: Frame, name: str, dry_run: bool) -> int:
     """
     tally = Tally()
     with frame.open() as node:
-        stores = removing.restorable(name)
-        if stores and not dry_run and not removing.restore(node, name, tally):
-            stores = []
-    if not stores and not tally.failed:
-        frame.tell(f"no copy of '{name}' is set aside here")
-    elif stores:
-        frame.say(f"'{name}' {'can be' if dry_run else 'was'} brought back to {stores[0]}")
-    return finish(frame, tally) if stores else 3
+        said, there = deleting.restore(node, name, tally, really=not dry_run)
+    code = finish(frame, tally)
+    if there:
+        frame.say(said)
+    elif not tally.failed and not tally.postponed:
+        frame.tell(said)
+    return code if there else max(code, 3)

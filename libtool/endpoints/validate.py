@@ -15,9 +15,9 @@ SPARE = 15.0
 
 
 def file(node: Node, caller: Caller, message: messages.ValidateFile) -> list[messages.Validation]:
-    """One row for every copy that could be read, also at neighbours; one that could not is left out, since that is no
-    verdict. The original checksum of each is the one that is recorded here."""
-    wanted = messages.Validate([message.file_name], seconds=node.settings.max_request_seconds, depth=1)
+    """One row for every copy of ours that was read. One that could not be is left out, since that is no verdict, and so is
+    one that is not there: stock librarians count rows. Nobody else is asked: they would count what they say twice."""
+    wanted = messages.Validate([message.file_name], seconds=node.settings.max_request_seconds)
     (copies,) = proving.answer(node, caller, wanted, _most(node)).files
     if copies is None:
         raise Refused(why="This file does not exist in the librarian.", how="Check the file name and try again.")
@@ -34,7 +34,7 @@ def file(node: Node, caller: Caller, message: messages.ValidateFile) -> list[mes
             computed_same_checksum=copy.good,
         )
         for copy in copies
-        if copy.good is not None
+        if copy.good is not None and copy.checksum
     ]
 
 

@@ -125,6 +125,7 @@ class Removal(Record):
     actor = TextField()  #: which command, on whose word
     reason = TextField()  #: what made it possible, such as the copies that were proved
     copies = SmallIntegerField(default=0)  #: how many others must be proved once more before its bytes are purged
+    forget = BooleanField(default=False)  #: the copy is not remembered as an unavailable one
     create_time = TimeField()
     purge_time = TimeField(null=True)  #: its bytes are kept until then; None: until a sound copy is here
     end_time = TimeField(null=True)  #: when they were purged or brought back
@@ -284,6 +285,11 @@ def waiting() -> Expression:
     return SendQueue.status < SQL("3")
 
 
+def unfinished() -> Expression:
+    """The condition that a removal is not over: its bytes may lie aside."""
+    return Removal.status < SQL("4")
+
+
 _Out, _In = OutgoingTransfer, IncomingTransfer
 
 # One live transfer per file and destination; and: does this file have one?
@@ -336,4 +342,4 @@ Instance.add_index(
     )
 )
 # Removals that are not over.
-Removal.add_index(Removal.index(Removal.store, Removal.id, where=Removal.status < SQL("2"), name="removal_open"))
+Removal.add_index(Removal.index(Removal.store, Removal.id, where=unfinished(), name="removal_open"))

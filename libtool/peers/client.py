@@ -20,6 +20,8 @@ from libtool.seams import seam
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 90.0
 #: Longest answer that is read, in bytes.
 ANSWER_LIMIT = 64 * 1024**2
+#: What is asked for a sign of life.
+PROBE = "ping/logged"
 #: Answers that say "not now" rather than "no".
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -74,9 +76,12 @@ class Peer:
         if not 200 <= answer.status < 300:
             raise self.refusal(endpoint, answer)
         try:
-            return messages.decode(kind, answer.body)
+            found = messages.decode(kind, answer.body)
         except ValueError as wrong:
             raise PeerUnreachable(name=self.name, why=f"its answer to {endpoint} cannot be read: {wrong}") from None
+        if endpoint == PROBE and features.HEADER.lower() not in answer.headers:
+            self.announced, self.features = "", frozenset()  # it is a stock librarian, or has become one
+        return found
 
     def post(self, endpoint: str, message: Any) -> Answer:
         """POST and return whatever was answered; PeerUnreachable when nothing was, or "not now"."""
@@ -88,8 +93,8 @@ class Peer:
         except NoAnswer as trouble:
             raise PeerUnreachable(name=self.name, why=str(trouble)) from None
         seam(f"call {endpoint}: answered")
-        if 200 <= answer.status < 300 or features.HEADER.lower() in answer.headers:
-            self.announced = answer.headers.get(features.HEADER.lower(), "")
+        if features.HEADER.lower() in answer.headers:
+            self.announced = answer.headers[features.HEADER.lower()]
             self.features = frozenset(self.announced.split())
         elif answer.status == 404 and endpoint.startswith("libtool/") and read_error(answer.body)[2]:
             self.announced, self.features = "", frozenset()  # it has become a stock librarian
@@ -105,9 +110,8 @@ class Peer:
             return PeerDeniesUs(name=self.name, account=account, endpoint=endpoint)
         # Without JSON it was not the librarian who spoke, but something in front of it.
         if answer.status in _PASSING or not 400 <= answer.status < 500 or not found:
-            return PeerUnreachable(
-                name=self.name, why=f"{endpoint} answered {answer.status}: {why or 'no reason given'}"
-            )
+            said = f"{endpoint} answered {answer.status}: {why or 'no reason given'}"
+            return PeerUnreachable(name=self.name, why=said, status=answer.status)
         return PeerRefused(name=self.name, status=answer.status, why=why or "no reason given", how=how)
 
     def close(self) -> None:

@@ -162,6 +162,10 @@ class Store(ABC):
         that cannot be read: a store that is not mounted misses no file."""
 
     @abstractmethod
+    def read_aside(self, name: str, aside_id: str, size: int, checksum: str, kind: FileKind) -> Reading:
+        """The same for what was set aside; MISSING when nothing was."""
+
+    @abstractmethod
     def set_aside(self, name: str, aside_id: str, identity: tuple[int, ...] = ()) -> bool:
         """Take the copy ``name`` out of its place and keep its bytes under ``aside_id``, durably; repeating is fine.
 

@@ -440,19 +440,25 @@ class PosixStore(Store):
 
     def read(self, name: str, size: int, checksum: str, kind: FileKind) -> Reading:
         """Nothing is read twice: what is missing, of another kind or of another size needs no checksum."""
-        path = self.path(name)
+        return self._read(self.path(name), size, checksum, kind)
+
+    def read_aside(self, name: str, aside_id: str, size: int, checksum: str, kind: FileKind) -> Reading:
+        """Where :meth:`set_aside` puts it."""
+        return self._read(self._aside(aside_id, name), size, checksum, kind)
+
+    def _read(self, path: str, size: int, checksum: str, kind: FileKind) -> Reading:
         self.check_readable()
         try:
             before = os.lstat(path)
             found_kind, why = _plain(path, before)
             if why or found_kind is not kind:
                 return Reading(Condition.DAMAGED, why=why or f"it is no {kind.name.lower()} any more")
+            identity = _identity(path, kind)
             there = before.st_size if kind is FileKind.FILE else digest.size_of(path)
             if there != size:
                 return Reading(Condition.DAMAGED, there, why=f"it has {there} bytes instead of {size}")
             outcome = _compare(path, kind, checksum)
-            identity = _identity(path, kind)
-            if kind is FileKind.FILE and identity != copying.identity(before):
+            if _identity(path, kind) != identity:
                 return Reading(Condition.UNREADABLE, there, why="it changed while it was read")
             if outcome.fate is Fate.STORED:
                 return Reading(Condition.SOUND, there, checksum, identity=identity)
@@ -472,21 +478,23 @@ class PosixStore(Store):
         """Rename; the directories that it leaves empty go with it."""
         path, aside = self.path(name), self._aside(aside_id, name)
         self.check_readable()
-        if os.path.lexists(aside):
-            return True  # a former run did it
-        if not os.path.lexists(path):
-            return False
-        copying.make_directories(os.path.dirname(aside), floor=self.root)
-        seam("set aside: begin")
-        _rename(path, aside)
-        seam("set aside: renamed")
-        if identity and _identity(aside, FileKind.DIRECTORY if os.path.isdir(aside) else FileKind.FILE) != identity:
-            _rename(aside, path)
-            raise FileChanged(path=path)
-        copying.sync([os.path.dirname(aside), os.path.dirname(path)])
+        if not os.path.lexists(aside):  # a former run did not get so far
+            if not os.path.lexists(path):
+                return False
+            copying.make_directories(os.path.dirname(aside), floor=self.root)
+            seam("set aside: begin")
+            _rename(path, aside)
+            seam("set aside: renamed")
+            if identity and _identity(aside, FileKind.DIRECTORY if os.path.isdir(aside) else FileKind.FILE) != identity:
+                _rename(aside, path)
+                copying.remove_tree(f"{self.root}/{ASIDE}/{aside_id}")
+                raise FileChanged(path=path)
+        copying.sync([os.path.dirname(aside), *filter(os.path.isdir, [os.path.dirname(path)])])
         for directory in reversed(names.above(name)):
             try:
                 os.rmdir(f"{self.root}/{directory}")
+            except FileNotFoundError:
+                continue
             except OSError:
                 break  # others lie in it
         return True

@@ -21,9 +21,10 @@ CREATE TABLE "removal" (
     "actor" TEXT NOT NULL,
     "reason" TEXT NOT NULL,
     "copies" SMALLINT NOT NULL,
+    "forget" BOOLEAN NOT NULL,
     "create_time" BIGINT NOT NULL,
     "purge_time" BIGINT,
     "end_time" BIGINT
 );
 CREATE INDEX "removal_file_id" ON "removal" ("file_id");
-CREATE INDEX "removal_open" ON "removal" ("store_id", "id") WHERE "status" < 2;
+CREATE INDEX "removal_open" ON "removal" ("store_id", "id") WHERE "status" < 4;

@@ -21,9 +21,10 @@ CREATE TABLE "removal" (
     "actor" TEXT NOT NULL,
     "reason" TEXT NOT NULL,
     "copies" INTEGER NOT NULL,
+    "forget" INTEGER NOT NULL,
     "create_time" INTEGER NOT NULL,
     "purge_time" INTEGER,
     "end_time" INTEGER
 );
 CREATE INDEX "removal_file_id" ON "removal" ("file_id");
-CREATE INDEX "removal_open" ON "removal" ("store_id", "id") WHERE "status" < 2;
+CREATE INDEX "removal_open" ON "removal" ("store_id", "id") WHERE "status" < 4;
