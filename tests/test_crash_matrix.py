@@ -53,6 +53,8 @@ from tests.test_local_clones import add_store
 Databases = Callable[[str], "str | None"]
 SEED = int(os.environ.get("LIBTOOL_TEST_SEED", "1"))
 ALL = bool(os.environ.get("LIBTOOL_TEST_ALL_SEAMS"))
+#: One of so many of the seams that would be tried is, unless all are.
+SHARE = 3
 ASIDE, PARTS = ".libtool-aside", ".libtool-part"
 #: Of so many seams one is tried on PostgreSQL, and of so many that are tried one gets a second end right after it.
 EVERY, TWICE = 3, 5
@@ -230,7 +232,7 @@ class Matrix:
 
     def __init__(self, scenario: Scenario, kept: crash.Snapshots, every: int) -> None:
         self.it, self.kept = scenario, kept
-        self.every = every if ALL else every * scenario.part
+        self.every = every if ALL else every * scenario.part * SHARE
         self.numbers = random.Random(SEED)
         self.lines: set[str] = set()
         self.wanted: dict[str, dict[str, Any]] = {}

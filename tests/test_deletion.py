@@ -747,14 +747,16 @@ def test_the_end_of_a_process_at_any_seam_changes_nothing_in_the_end(
 
     whole, seams, _ = to_the_end(0)
     wrong = {}
-    for fatal in range(1, seams + 1):
+    step = 1 if os.environ.get("LIBTOOL_TEST_ALL_SEAMS") else 5
+    tried = range(1 + random.Random(what).randrange(step), seams + 1, step)
+    for fatal in tried:
         begin.restore()
         got, _, where = to_the_end(fatal)
         if got != whole:
             wrong[f"{fatal}: {where}"] = {key: (got[key], whole[key]) for key in got if got[key] != whole[key]}
     shutil.rmtree(begin.kept)
     with capsys.disabled():
-        print(f"\n{what}: ended at {seams} seams, {len(wrong)} times another final state")
+        print(f"\n{what}: {seams} seams, ended at {len(tried)}, {len(wrong)} times another final state")
     assert wrong == {}
 
 

@@ -46,7 +46,8 @@ def adoptable(host: Host, source: str, claims: Sequence[DeliveredFile]) -> list[
     """
     wanted = {each.name: each for each in claims}
     for piece in portions(list(wanted), 2000):
-        copies = Instance.select(File.name).join(File).where(among(File.name, piece), Instance.available)
+        here = Instance.available | (Instance.condition > 0)  # what went bad is mended, not adopted
+        copies = Instance.select(File.name).join(File).where(among(File.name, piece), here)
         busy = _IN.select(_IN.name).where(among(_IN.name, piece), live(_IN))
         for (name,) in [*copies.tuples(), *busy.tuples()]:
             wanted.pop(name, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ PORTION, PORTION_BYTES = 500, 10**11
 REPORT = 4000
 #: Stands for a staging place where there is none: what is taken over where it lies.
 NOWHERE = ".libtool-nowhere"
+#: What lies staged and could not be read for so long is given up, so that it can come anew.
+UNREADABLE_FOR = timedelta(days=1)
 _IN = IncomingTransfer
 Progress = Callable[[int], None]
 
@@ -131,12 +134,14 @@ def take_in(
     for each, outcome in zip(judged, outcomes):
         if outcome.fate is Fate.STORED:
             stored[outcome.kind].append(each)
+        elif outcome.fate is Fate.UNKNOWN and notices.lasts(host, _subject(each), "unreadable", UNREADABLE_FOR):
+            reasons[each.id] = f"it could not be read for long: {outcome.why}"
         elif outcome.fate is Fate.UNKNOWN:
             tally.postponed += 1
             notices.trouble(host, tally, _subject(each), "unreadable", outcome.why)
         else:
             reasons[each.id] = outcome.why
-        if troubled and outcome.fate is not Fate.UNKNOWN and _subject(each) in troubled:
+        if troubled and (outcome.fate is not Fate.UNKNOWN or each.id in reasons) and _subject(each) in troubled:
             notices.forget(_subject(each))
     late = _record(host, row, stored, policy)
     lies = (

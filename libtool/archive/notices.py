@@ -65,6 +65,12 @@ def recent(host: Host, subject: str, kind: str, *, told: bool = False) -> bool:
     return bool((host.now() - fault.last_time).total_seconds() <= 2 * host.settings.notice_after)
 
 
+def lasts(host: Host, subject: str, kind: str, span: timedelta) -> bool:
+    """Whether ``subject`` has had this trouble for so long."""
+    fault = Fault.get_or_none(subject=subject, kind=kind)
+    return fault is not None and host.now() - fault.first_time > span
+
+
 def standing() -> list[Fault]:
     """All troubles that have not ended, the oldest first."""
     return list(Fault.select().order_by(Fault.first_time))

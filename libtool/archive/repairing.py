@@ -29,6 +29,8 @@ from libtool.stores.base import Reading, Store
 PORTION = 200
 #: A copy that could not be read for so long is got anew like a damaged one; its bytes are kept as those are.
 UNREADABLE_FOR = timedelta(days=1)
+#: A neighbour that refused so many files in a row is asked for no more in this run.
+REFUSALS = 20
 
 
 def repair(host: Host, budget: Budget, tally: Tally, progress: Callable[[int], None] | None = None) -> None:
@@ -130,13 +132,16 @@ def _ask_all(host: Host, row: StoreRow, wanted: dict[int, Copy], budget: Budget,
         files = [wanted[file] for file in where[librarian.id] if file in wanted]
 
         def deed(peer: Peer, librarian: Librarian = librarian, files: list[Copy] = files) -> None:
+            refusals = 0
             for copy in files:
-                if not budget.left:
+                if not budget.left or refusals >= REFUSALS:
                     return
                 why = _fetch(host, peer, copy)
                 if why:
+                    refusals += 1
                     said[copy.file].append(f"{librarian.name}: {why}")
                     continue
+                refusals = 0
                 tally.done += 1
                 tally.details.append(f"{verifying.subject(row, copy)} is sent anew by {librarian.name}")
                 del wanted[copy.file]
@@ -149,7 +154,7 @@ def _ask_all(host: Host, row: StoreRow, wanted: dict[int, Copy], budget: Budget,
 
 
 def _givers(wanted: dict[int, Copy]) -> dict[int, list[int]]:
-    """Who may have these files: those that brought them, and those that were given them. Librarian → files."""
+    """Who may have these files: those that brought them or were given them first, then everybody. Librarian → files."""
     found: dict[int, list[int]] = {}
     files = among(File.id, list(wanted))
     brought = File.select(Librarian.id, File.id).join(Librarian, on=(Librarian.name == File.source))
@@ -159,6 +164,9 @@ def _givers(wanted: dict[int, Copy]) -> dict[int, list[int]]:
         for librarian, file in raw_rows(query):
             if file not in found.setdefault(librarian, []):
                 found[librarian].append(file)
+    for (librarian,) in raw_rows(Librarian.select(Librarian.id).where(~Librarian.removed)):
+        known = found.setdefault(librarian, [])  # anybody may have got it by another way
+        known += [file for file in wanted if file not in set(known)]
     return found
 
 

@@ -76,6 +76,7 @@ def resend(host: Host, caller: Caller, name: str, librarian: str) -> int:
     """Stage the file at the neighbour now and queue it; returns the neighbour's number of the transfer."""
     file, destination = prepare(host, caller, name, librarian, again=True)
     mine = (_OUT.file == file.id) & (_OUT.destination == destination.id) & live(_OUT)
+    planned = _OUT.select().where(mine).exists()
     with writing("resend"):
         _OUT.insert(
             file=file.id,
@@ -91,14 +92,23 @@ def resend(host: Host, caller: Caller, name: str, librarian: str) -> int:
             _stage(host, destination, peer, transfer, file)
         finally:
             peer.close()
+            if not planned:  # nobody else would go on with it
+                _give_up(host, transfer.id)
         transfer = _OUT.get_by_id(transfer.id)
-    if transfer.remote_id is None or transfer.status is TransferStatus.FAILED:
+    if transfer.remote_id is None or transfer.status > TransferStatus.COMPLETED:
         raise CannotResend(why=transfer.reason or "your librarian did not give it a staging place")
     with writing("resent"):
         RemoteInstance.delete().where(
             RemoteInstance.file == file.id, RemoteInstance.librarian == destination.id
         ).execute()
     return int(transfer.remote_id)
+
+
+def _give_up(host: Host, transfer: int) -> None:
+    """What was not staged now is over: the neighbour asks again. Also when staging it ended with an error."""
+    over = {"status": TransferStatus.CANCELLED, "end_time": host.now(), "reason": "it could not be staged at once"}
+    with writing("not resent"):
+        _OUT.update(**over).where(_OUT.id == transfer, _OUT.status == TransferStatus.INITIATED).execute()
 
 
 def _stage(host: Host, destination: Librarian, peer: Peer, transfer: OutgoingTransfer, file: File) -> None:

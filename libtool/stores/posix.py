@@ -303,7 +303,7 @@ class PosixStore(Store):
         part = self._part(arrival)
         if os.path.lexists(part):  # left by a crash
             copying.remove_tree(part) if os.path.isdir(part) else os.unlink(part)
-        copying.make_directories(os.path.dirname(part))
+        copying.make_directories(os.path.dirname(part), floor=self.root)
         if kind is FileKind.DIRECTORY:
             copying.copy_tree(staged, part)
         else:
@@ -369,8 +369,9 @@ class PosixStore(Store):
     def copy_in(self, source: str, staging_id: str, name: str) -> Found:
         """Copy into staging; the checksum is the source's own, so that :meth:`take_in` proves the copy."""
         target = self.staging_path(staging_id, name)
+        self._check_mark(self.staging)  # it may have been unmounted since the last file
         try:
-            copying.make_directories(os.path.dirname(target))
+            copying.make_directories(os.path.dirname(target), floor=self.staging)
             if os.path.isdir(source):
                 copying.copy_tree(source, target)
                 return Found(FileKind.DIRECTORY, digest.size_of(target), digest.of_path(source))
