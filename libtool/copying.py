@@ -44,6 +44,30 @@ def identity(found: os.stat_result) -> tuple[int, int, int, int]:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
+def identity_of(path: str) -> tuple[int, ...]:
+    """What stays the same when a file or a directory is renamed, and not when it is written to; of a directory everything
+    in it. Only good for comparing within one process."""
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        return identity(found)
+    inside = sorted((here, *identity(os.lstat(os.path.join(path, here)))) for here, below in walk(path) if not below)
+    return (found.st_dev, found.st_ino, hash(tuple(inside)))
+
+
+def rename(path: str, target: str) -> None:
+    """Rename a file or a directory; a directory that may not be written to is made so for that moment."""
+    found = os.lstat(path)
+    locked = stat.S_ISDIR(found.st_mode) and not found.st_mode & stat.S_IWUSR
+    if locked:
+        os.chmod(path, stat.S_IMODE(found.st_mode) | stat.S_IWUSR)
+    try:
+        os.rename(path, target)
+    finally:
+        if locked:
+            with suppress(FileNotFoundError):
+                os.chmod(target if os.path.lexists(target) else path, stat.S_IMODE(found.st_mode))
+
+
 def copy_file(source: str, target: str, *, follow: bool = True, mode: int | None = None) -> os.stat_result:
     """Copy one regular file to a path that does not exist yet; times are kept, and ``mode`` is set whatever the
     umask. Returns what was read.

@@ -107,7 +107,7 @@ class Month:
     seed: int
     count: int  #: files that come in over the month
     monkeypatch: pytest.MonkeyPatch
-    steps: int = 200
+    steps: int = 100
     network: Network = field(init=False)
     world: Skies = field(init=False)
 
@@ -492,7 +492,7 @@ class Month:
     def _pass_time(self) -> None:
         chance = self.dice.random()
         minutes = self.dice.uniform(1, 10) if chance < 0.5 else self.dice.uniform(10, 300) if chance < 0.9 else self.dice.uniform(300, 2000)
-        self.world.wait(minutes=round(minutes))
+        self.world.wait(minutes=round(minutes * 2))  # a month has few steps
         if self.dice.random() < 0.02:
             hours = self.dice.choice([-1, -3, -7, 30, 70])
             self.world.wait(hours=hours)

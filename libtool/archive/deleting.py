@@ -409,6 +409,8 @@ def purge(
     tally: Tally,
 ) -> None:
     """Purge those of these removals for which enough other copies are proved once more."""
+    # The others must have been read since ours was set aside, however old a reading may be that lets a copy go.
+    max_age = max(0.0, min([max_age, *((host.now() - each.create_time).total_seconds() for each in found)]))
     forced = [each for each in found if not each.copies]
     asked = [each for each in found if each.copies]
     reports = _evidence(host, [_copy(each) for each in asked], max_age, budget, tally) if asked else {}

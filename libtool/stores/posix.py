@@ -454,12 +454,12 @@ class PosixStore(Store):
             found_kind, why = _plain(path, before)
             if why or found_kind is not kind:
                 return Reading(Condition.DAMAGED, why=why or f"it is no {kind.name.lower()} any more")
-            identity = _identity(path, kind)
+            identity = copying.identity_of(path)
             there = before.st_size if kind is FileKind.FILE else digest.size_of(path)
             if there != size:
                 return Reading(Condition.DAMAGED, there, why=f"it has {there} bytes instead of {size}")
             outcome = _compare(path, kind, checksum)
-            if _identity(path, kind) != identity:
+            if copying.identity_of(path) != identity:
                 return Reading(Condition.UNREADABLE, there, why="it changed while it was read")
             if outcome.fate is Fate.STORED:
                 return Reading(Condition.SOUND, there, checksum, identity=identity)
@@ -484,10 +484,10 @@ class PosixStore(Store):
                 return False
             copying.make_directories(os.path.dirname(aside), floor=self.root)
             seam("set aside: begin")
-            _rename(path, aside)
+            copying.rename(path, aside)
             seam("set aside: renamed")
-            if identity and _identity(aside, FileKind.DIRECTORY if os.path.isdir(aside) else FileKind.FILE) != identity:
-                _rename(aside, path)
+            if identity and copying.identity_of(aside) != identity:
+                copying.rename(aside, path)
                 copying.remove_tree(f"{self.root}/{ASIDE}/{aside_id}")
                 raise FileChanged(path=path)
         copying.sync([os.path.dirname(aside), *filter(os.path.isdir, [os.path.dirname(path)])])
@@ -510,7 +510,7 @@ class PosixStore(Store):
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "something else lies there", path)
         made = copying.make_directories(os.path.dirname(path), self._directory_mode, floor=self.root)
-        _rename(aside, path)
+        copying.rename(aside, path)
         seam("bring back: renamed")
         copying.sync([os.path.dirname(path), os.path.dirname(aside), *map(os.path.dirname, made)])
         copying.remove_tree(f"{self.root}/{ASIDE}/{aside_id}")
@@ -541,31 +541,6 @@ class PosixStore(Store):
         for name, below in there:
             if directory or not name.startswith(names.RESERVED):
                 yield prefix + name, below
-
-
-def _identity(path: str, kind: FileKind) -> tuple[int, ...]:
-    """What stays the same when a copy is renamed, and not when it is written to; of a directory everything in it."""
-    found = os.lstat(path)
-    if kind is FileKind.FILE:
-        return copying.identity(found)
-    inside = sorted(
-        (here, *copying.identity(os.lstat(os.path.join(path, here)))) for here, below in copying.walk(path) if not below
-    )
-    return (found.st_dev, found.st_ino, hash(tuple(inside)))
-
-
-def _rename(path: str, target: str) -> None:
-    """Rename a file or a directory; one that may not be written to is made so for that moment."""
-    found = os.lstat(path)
-    locked = stat.S_ISDIR(found.st_mode) and not found.st_mode & stat.S_IWUSR
-    if locked:
-        os.chmod(path, stat.S_IMODE(found.st_mode) | stat.S_IWUSR)
-    try:
-        os.rename(path, target)
-    finally:
-        if locked:
-            with suppress(FileNotFoundError):
-                os.chmod(target if os.path.lexists(target) else path, stat.S_IMODE(found.st_mode))
 
 
 def _as_error(path: str, trouble: OSError, store: str) -> Exception:
