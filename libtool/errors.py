@@ -503,7 +503,7 @@ class InstanceKept(AlreadyHere):
     @property
     def extra(self) -> dict[str, Any]:
         """What a stock client expects of a deletion that did not take place."""
-        return {"success": False, "instance_id": self.facts["instance_id"]}
+        return {"success": False, "instance_id": self.facts.get("instance_id")}
 
 
 class NotNow(LibtoolError):
