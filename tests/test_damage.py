@@ -1168,6 +1168,7 @@ def until_mended(network: Network, counter: crash.Counter, most: int = 8) -> int
     return most
 
 
+@pytest.mark.skipif("LIBTOOL_TEST_ALL_SEAMS" not in os.environ, reason="test_crash_matrix does the same; LIBTOOL_TEST_ALL_SEAMS=1 does both")
 def test_mending_survives_the_end_of_any_process_at_any_seam(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network, content = ruined(tmp_path, lambda name: None)
     snapshot = Snapshot(tmp_path / "net")
