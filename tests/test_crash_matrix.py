@@ -54,7 +54,7 @@ Databases = Callable[[str], "str | None"]
 SEED = int(os.environ.get("LIBTOOL_TEST_SEED", "1"))
 ALL = bool(os.environ.get("LIBTOOL_TEST_ALL_SEAMS"))
 #: One of so many of the seams that would be tried is, unless all are.
-SHARE = 6
+SHARE = 12
 #: What is tried on PostgreSQL, too, unless all is.
 ALSO = ("check_integrity", "rolling_deletion[postgresql-all]", "making_way")
 ASIDE, PARTS = ".libtool-aside", ".libtool-part"

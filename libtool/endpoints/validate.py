@@ -34,7 +34,7 @@ def file(node: Node, caller: Caller, message: messages.ValidateFile) -> list[mes
             computed_same_checksum=copy.good,
         )
         for copy in copies
-        if copy.good is not None and copy.checksum
+        if copy.good is not None and (copy.checksum or copy.size)
     ]
 
 
