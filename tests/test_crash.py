@@ -60,6 +60,10 @@ def copier(urls: list[str]) -> Callable[[], None]:
     return restore
 
 
+#: One of so many seams is tried; all of them with LIBTOOL_TEST_ALL_SEAMS=1, and in test_crash_matrix.
+FEW = 1 if "LIBTOOL_TEST_ALL_SEAMS" in os.environ else 4
+
+
 def check(pair: Pair, expected: dict[str, bytes], where: str) -> None:
     """Every file exactly once at b, one remote instance at a, nothing staged, nothing live."""
     assert pair.b.stored() == expected, where
@@ -91,7 +95,7 @@ def crash_pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple
     pair.a.run(0, "ingest", str(tmp_path / "source/deep"), "as one")
     expected |= {"as one/er/one": expected["deep/er/one"]}
     pair.a.write(commands={"send-clone": {"destination_librarian": "b", "send_batch_size": 2}})
-    yield pair, Snapshot(top, copier(urls) if urls else None), expected, 1 if request.param == "sqlite" else 3
+    yield pair, Snapshot(top, copier(urls) if urls else None), expected, FEW if request.param == "sqlite" else 3 * FEW
 
 
 def test_a_clone_survives_the_end_of_any_process_at_any_seam(
@@ -177,7 +181,7 @@ def test_a_failing_file_survives_the_end_of_any_process(tmp_path: Path, capsys: 
     whole = Counter()
     settle(whole)
     died = 0
-    for fatal in range(1, whole.passed + 1, 3):
+    for fatal in range(1, whole.passed + 1, 3 * FEW):
         snapshot.restore()
         settle(Counter(fatal))
         died += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -199,10 +200,10 @@ def test_one_task_per_item_wherever_the_process_ends(
         snapshot.restore()
         if all(line.endswith(" ") for line in where):
             break
-        fatal += 1
+        fatal += 1 if "LIBTOOL_TEST_ALL_SEAMS" in os.environ else 4
     with capsys.disabled():
         print(f"\nglobus: ended at {died} seams around submissions, every time one task per item")
-    assert died > 20
+    assert died > 8
 
 
 def test_an_answer_lost_for_longer_than_an_id_lives_is_found_by_its_label(
