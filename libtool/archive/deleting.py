@@ -176,6 +176,8 @@ def _portion(
         if decision.may_go:  # worth reading it ourselves
             reading = verifying.read(store, copy)
             read.append((copy, reading))
+            if evidence.age > SLACK:
+                orders = []  # what was said of those before is too old by now, and they are no longer held: another run
             own = replace(own, condition=reading.condition)
             decision = decide(own, evidence.fresh(copy), terms)
         if not decision.may_go:
