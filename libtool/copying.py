@@ -11,6 +11,8 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
+from typing import Any
 
 from libtool.errors import FileChanged, FileUnreadable
 from libtool.seams import seam
@@ -54,18 +56,26 @@ def identity_of(path: str) -> tuple[int, ...]:
     return (found.st_dev, found.st_ino, hash(tuple(inside)))
 
 
-def rename(path: str, target: str) -> None:
-    """Rename a file or a directory; a directory that may not be written to is made so for that moment."""
+def rename(path: str, target: str, *, new: bool = False) -> None:
+    """Rename a file or a directory; a directory that may not be written to is made so for that moment.
+
+    With ``new`` nothing is replaced: FileExistsError when something lies at the target. Where the system cannot promise
+    that, only what comes in the very moment can be replaced.
+    """
     found = os.lstat(path)
     locked = stat.S_ISDIR(found.st_mode) and not found.st_mode & stat.S_IWUSR
     if locked:
         os.chmod(path, stat.S_IMODE(found.st_mode) | stat.S_IWUSR)
     try:
-        os.rename(path, target)
+        if not (new and rename_new(path, _HERE, target, _HERE)):
+            if new and os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+            os.rename(path, target)
+        path = target
     finally:
         if locked:
             with suppress(FileNotFoundError):
-                os.chmod(target if os.path.lexists(target) else path, stat.S_IMODE(found.st_mode))
+                os.chmod(path, stat.S_IMODE(found.st_mode))
 
 
 def copy_file(source: str, target: str, *, follow: bool = True, mode: int | None = None) -> os.stat_result:
@@ -241,12 +251,8 @@ def sync(paths: Iterable[str]) -> None:
 
 def _sync_file_systems(paths: list[str]) -> bool:
     """``syncfs`` for every file system that the paths lie on; False where the C library has no such call."""
-    global _libc
-    try:
-        if _libc is None:
-            _libc = ctypes.CDLL(None, use_errno=True)
-        syncfs = _libc.syncfs
-    except (OSError, AttributeError):
+    syncfs = _c_function("syncfs")
+    if syncfs is None:
         return False
     done: set[int] = set()
     above = {os.path.dirname(path) for path in paths}
@@ -264,7 +270,33 @@ def _sync_file_systems(paths: list[str]) -> bool:
     return True
 
 
-_libc: ctypes.CDLL | None = None
+@lru_cache
+def _c_function(name: str) -> Any:
+    """A function of the C library that Python does not have; None where that has none either."""
+    try:
+        return getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (OSError, AttributeError):
+        return None
+
+
+#: Of renameat2: fail rather than replace; and instead of an open directory: paths as they stand.
+_NOREPLACE, _HERE = 1, -100
+
+
+def rename_new(name: str, at: int, new: str, to: int) -> bool:
+    """Rename ``name`` in the open directory ``at`` to ``new`` in ``to``; FileExistsError when something lies there.
+
+    Nothing can come in between. False, with nothing done, where system or file system cannot promise that.
+    """
+    renameat2 = _c_function("renameat2")
+    if renameat2 is None:
+        return False
+    if renameat2(at, os.fsencode(name), to, os.fsencode(new), _NOREPLACE):
+        number = ctypes.get_errno()
+        if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            return False
+        raise OSError(number, os.strerror(number), name)
+    return True
 
 
 def remove_tree(path: str) -> None:

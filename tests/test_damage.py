@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from libtool import seams
-from libtool.archive import local_clones, proving, verifying
+from libtool.archive import local_clones, proving, removing, verifying
 from libtool.endpoints import router
-from libtool.models.tables import Fault, File, Instance, Removal
+from libtool.errors import LockTaken
+from libtool.models.tables import Fault, File, IncomingTransfer, Instance, Removal, live
 from libtool.peers.client import Answer, NoAnswer
-from libtool.states import Condition
+from libtool.states import Condition, DeletionPolicy, TransferStatus
 from libtool.stores.posix import PosixStore
 from tests import crash, damage
 from tests import stock as stocks
@@ -44,6 +45,7 @@ from tests.damage import (
 )
 from tests.networks import Network, World, make_network
 from tests.sites import Ran, Site
+from tests.test_local_clones import CLONE, add_store
 from tests.test_stock import Met, meeting
 
 SOUND = Known(True, Condition.SOUND)
@@ -334,6 +336,43 @@ def test_a_copy_of_ours_that_only_the_disk_made_unreadable_comes_back_when_no_be
     assert known(b, ONE) == SOUND
 
 
+@pytest.mark.parametrize("why", ["somebody holds the lock", "it cannot be moved", "it is cancelled"])
+def test_bytes_that_made_way_come_back_although_that_is_not_possible_at_once(
+    pair: Network, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    a, b = pair["a"], pair["b"]
+    good = (b.store / ONE).read_bytes()
+    with monkeypatch.context() as patch:
+        damage.unreadable(patch, lambda path: path == str(b.store / ONE))
+        b.run(3, "check-integrity")
+        pair.world.wait(days=2)
+        b.run(None, "corruption-fixer")
+        b.run(None, "corruption-fixer")
+        for command in damage.CARRY:
+            a.run(None, command)
+        (staged,) = [path for path in b.staging.rglob("3") if path.is_file()]
+        flip(staged)
+
+        def no(*words: Any) -> None:
+            raise LockTaken(lock="aside-main") if why == "somebody holds the lock" else OSError(errno.EIO, "Input/output error")
+
+        patch.setattr(removing, "give_way_back", no)
+        b.run(3, "recv-clone")
+        assert not (b.store / ONE).exists()
+    if why == "somebody holds the lock":
+        with b.open():
+            (transfer,) = IncomingTransfer.select().where(IncomingTransfer.name == ONE, live(IncomingTransfer))
+        assert transfer.status is TransferStatus.STAGED  # no verdict before its place is given back
+        b.run(None, "corruption-fixer")
+        assert not (b.store / ONE).exists(), "what comes may take it"
+    if why == "it is cancelled":
+        with b.open():
+            IncomingTransfer.update(status=TransferStatus.CANCELLED).where(live(IncomingTransfer)).execute()
+    lose(a.store / ONE)
+    mend(pair, rounds=3)
+    assert (b.store / ONE).read_bytes() == good and known(b, ONE) == SOUND
+
+
 def test_a_file_that_takes_long_to_read_comes_anew_once_the_neighbour_has_read_it(pair: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     content = pair["a"].stored()
     lose(pair["b"].store / ONE)
@@ -513,6 +552,75 @@ def test_one_request_for_a_half_mounted_store_marks_none_of_it(tmp_path: Path, w
     assert status == 200
     assert Counter(copies[0]["good"] for copies in said["files"]) == {True: 150, False: 150}
     assert conditions(a) == {}
+
+
+SUSPECT = ("store main", "suspect")
+
+
+def suspected(top: Path, world: World, count: int = 26, gone: int = 12) -> Site:
+    """A store of which all was read lately; since then some is away, and that was found by reading all once more."""
+    site = many(top, world, count)["a"]
+    site.run(0, "check-integrity")
+    world.wait(hours=1)
+    for n in range(gone):
+        (site.store / f"f{n:04}").rename(site.store / f"f{n:04} away")
+    ran = site.run(4, "check-integrity", "--age-in-days", "0")
+    assert f"{gone} of {count} copies" in ran.err and conditions(site) == {} and SUSPECT in faults(site)
+    return site
+
+
+def test_what_a_person_believes_is_read_and_marked_however_lately_it_was_right(tmp_path: Path, world: World) -> None:
+    site = suspected(tmp_path, world)
+    assert len(site.run(0, "check-integrity", "--believe", "--dry-run").out.splitlines()) == 26
+    ran = site.run(3, "check-integrity", "--store", "main", "--believe")
+    assert conditions(site) == {"MISSING away": 12}
+    assert "over after" in ran.err and SUSPECT not in faults(site)
+
+
+def test_nothing_but_reading_what_was_found_ends_the_suspicion(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a night in which others are read and right, nor a copy that is known to be bad, nor a store that is away."""
+    site = suspected(tmp_path, world)
+    for name, changes in (("f0020", {"verified_time": world.now - timedelta(days=60)}), ("f0021", {"condition": 1, "available": False})):
+        with site.open():
+            Instance.update(**changes).where(Instance.file == File.get(File.name == name)).execute()
+    lines = told([site.run(None, *words.split()) for words in ("corruption-fixer", "check-integrity", "check-integrity")])
+    assert SUSPECT in faults(site) and not [line for line in lines if "over after" in line and "suspect" in line]
+    site.store.rename(site.store.with_name("away"))
+    site.run(3, "check-integrity", "--believe")
+    assert SUSPECT in faults(site)
+    site.store.with_name("away").rename(site.store)
+    assert site.run(3, "status", "--check")
+    for path in site.store.glob("f* away"):
+        path.rename(path.with_name(path.name.removesuffix(" away")))
+    names = reads(monkeypatch)
+    assert "over after" in site.run(0, "check-integrity").err
+    assert set(names) >= {f"f{n:04}" for n in range(12)} and SUSPECT not in faults(site)
+    assert conditions(site) == {}
+
+
+def test_who_believes_a_part_at_a_time_is_told_that_it_is_not_all(tmp_path: Path, world: World) -> None:
+    site = suspected(tmp_path, world)
+    marked: list[int] = []
+    while SUSPECT in faults(site) and len(marked) < 9:
+        world.wait(minutes=1)
+        ran = site.run(None, "check-integrity", "--believe", "--bytes", "40")
+        assert ("not all that is due was read" in ran.err) == (SUSPECT in faults(site))
+        marked.append(sum(conditions(site).values()))
+    assert marked == [4, 8, 12, 12, 12, 12, 12]
+
+
+def test_too_much_that_nothing_can_read_is_not_over_because_something_else_is_well(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = many(tmp_path, world, 40)["a"]
+    with monkeypatch.context() as patch:
+        damage.unreadable(patch, lambda path: int(path[-2:]) < 20)
+        site.run(3, "check-integrity")
+        world.wait(days=2)
+        site.run(4, "corruption-fixer")
+        world.wait(days=40)
+        assert "over after" not in site.run(None, "check-integrity").err and SUSPECT in faults(site)
+    assert "over after" in site.run(0, "check-integrity").err and conditions(site) == {}
 
 
 def test_deleting_stops_at_a_store_that_is_the_suspect(tmp_path: Path, world: World) -> None:
@@ -1224,6 +1332,65 @@ def test_what_cannot_be_mended_is_told_once_and_then_once_a_day(pair: Network) -
     assert len(lines) == 2 and all("over after" in line for line in lines)
 
 
+def test_a_file_that_nobody_can_give_is_told_by_name_with_what_a_person_can_do(pair: Network, tmp_path: Path) -> None:
+    """Two ways out: the original under the same name, or right bytes in its place."""
+    a, b = pair["a"], pair["b"]
+    content, two = b.stored(), "deep/er/2"
+    for name in (ONE, two):
+        flip(b.store / name)
+        lose(a.store / name)
+    b.run(3, "check-integrity")
+    lines: list[str] = []
+    for _ in range(25 * 2):
+        pair.world.wait(minutes=30)
+        lines += told(b.run(3, "corruption-fixer"))
+    mine = [line for line in lines if "nobody who was asked gives a right copy of 2 of its files" in line]
+    assert len(mine) == 2 and all("no copy here can be read and is right" in line and "libtool ingest" in line for line in mine), lines
+    pair.world.unreachable.add(a.config)  # who cannot be asked may have one
+    b.run(3, "corruption-fixer")
+    assert ("store main", "no right copy") in faults(b)
+    pair.world.unreachable.clear()
+    (tmp_path / "again").write_bytes(content[ONE])
+    b.run(0, "ingest", str(tmp_path / "again"), ONE)
+    (b.store / two).write_bytes(content[two])
+    assert any("over after" in line for line in told(b.run(0, "corruption-fixer")))
+    assert b.stored() == content and conditions(b) == {} and faults(b) <= {("librarian a", "unreachable")}
+
+
+@pytest.mark.parametrize("policy", DeletionPolicy)
+def test_a_mended_copy_may_be_let_go_just_as_it_might_before(policy: DeletionPolicy, tmp_path: Path, world: World) -> None:
+    """From a neighbour, and from another store here."""
+    network = damage.pair(tmp_path / "net", world)
+    fill(network, "a", tmp_path)
+    world.wait(days=40)
+    a = network["a"]
+    with a.open():
+        Instance.update(deletion_policy=policy).execute()
+    flip(a.store / ONE)
+    mend(network, rounds=3)
+    assert {name for _, name, _ in world.carried[-1:]} == {ONE}
+    disk = add_store(a, "disk")
+    a.run(0, *CLONE)
+    with a.open():
+        Instance.update(deletion_policy=1 - policy).where(Instance.store == 1).execute()
+    flip(disk / ONE)
+    a.run(3, "check-integrity", "--age-in-days", "0")
+    a.run(0, "corruption-fixer")
+    assert conditions(a) == {}
+    with a.open():
+        found = dict(Instance.select(Instance.store, Instance.deletion_policy).join(File).where(File.name == ONE).tuples())
+    assert found == {1: 1 - policy, 2: policy}
+
+
+def test_a_store_that_is_away_is_named_to_who_asks(pair: Network) -> None:
+    b = pair["b"]
+    b.store.rename(b.store.with_name("away"))
+    lose(pair["a"].store / ONE)
+    for command in ("check-integrity", "corruption-fixer"):
+        assert told(b.run(3, command)) == []  # cron says nothing yet
+        assert "store main: " in b.run(3, "-v", command).err
+
+
 def test_what_a_request_found_out_is_told_to_the_operator(pair: Network) -> None:
     a = pair["a"]
     flip(a.store / ONE)
@@ -1263,3 +1430,14 @@ def test_nothing_is_kept_of_a_removal_that_was_only_a_replacement(pair: Network)
         assert row.actor.startswith("a new copy by ") and "instead of" in row.reason and row.end_time is not None
         assert not Fault.select().exists()
     assert not list((pair["b"].store / ASIDE).glob("*"))
+
+
+def test_a_copy_that_was_read_in_the_future_is_read_again(pair: Network, world: World) -> None:
+    """A clock that was ahead for a while does not keep copies from being read for years."""
+    now = world.now
+    world.now += timedelta(days=2000)
+    pair["b"].run(0, "check-integrity")
+    world.now = now
+    flip(pair["b"].store / "deep/er/1")
+    pair["b"].run(3, "check-integrity")
+    assert conditions(pair["b"]) == {"DAMAGED away": 1}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -142,6 +143,25 @@ def test_too_few_librarians_keep_everything_and_nobody_is_asked(held: Held) -> N
     assert stays(held, *NAMES) and held.world.asked == []
     held.delete("hub", copies=2, expect=0)
     assert stays(held, *NAMES, who="hub")
+
+
+def test_what_is_not_even_asked_about_is_counted_for_who_asks(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = held["origin"]
+    with origin.open():
+        for name, changes in (("three", {"deletion_policy": 0}), ("d", {"condition": Condition.UNREADABLE})):
+            Instance.update(**changes).where(Instance.file == File.get(File.name == name)).execute()
+    few = [*DELETE, "--number-of-remote-copies", "3"]
+    lines = [
+        "1 copies in main stay: their deletion policy is DISALLOWED",
+        "1 copies in main stay: they could not be read when that was last tried",
+        "2 copies in main stay: 2 of the 3 other copies that must be proved are known",
+    ]
+    assert origin.run(0, *few, "--dry-run").out.splitlines() == lines
+    assert origin.run(0, "-v", *few).err.splitlines() == lines
+    ran = origin.run(0, *few)
+    assert (ran.out, ran.err) == ("", "")
+    monkeypatch.setattr(PosixStore, "space", lambda store: (100, 50))
+    assert "nothing has to go from main: enough is free" in origin.run(0, *few, "--dry-run", "--start-below", "10%").out
 
 
 def test_silence_under_cron(held: Held) -> None:
@@ -599,6 +619,56 @@ def test_proofs_and_holds_do_not_outlast_a_long_reading_of_ours(
     assert begun and {each for name in "abc" for each in available(held[name])} == files.keys()
 
 
+def test_what_was_said_of_the_first_file_is_too_old_when_the_second_is_asked_about_for_hours(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = make_held(tmp_path, world, {"one": b"1" * 60, "two": b"2" * 60}, links=(("origin", "hub"),))
+    real, read = verifying.read, {"origin": list[str](), "hub": list[str]()}
+
+    def slowly(store: Any, copy: Any) -> Any:
+        found = real(store, copy)
+        mine = read["origin" if store.root == str(held["origin"].store) else "hub"]
+        mine.append(copy.name)
+        if mine is read["origin"] and len(mine) == 2:
+            world.wait(seconds=400)  # so that the holder is asked about the second once more
+        if mine is read["hub"] and len(mine) == 3:
+            world.wait(hours=2)
+            (held["hub"].store / read["origin"][0]).unlink()  # which is not held any more
+        return found
+
+    monkeypatch.setattr(verifying, "read", slowly)
+    ran = held.delete("origin", copies=1)
+    assert len(read["hub"]) == 3 and stays(held, read["origin"][0]), ran
+
+
+def test_files_that_take_long_to_prove_go_all_the_same(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty seconds each at the holder: all of a portion take longer than what is said may be old."""
+    held = make_held(tmp_path, world, {f"f{n:02}": bytes([n]) * 60 for n in range(40)}, links=(("origin", "hub"),))
+    monkeypatch.setattr(proving, "ASK_FILES", 1)  # as for files that take a request each
+    real = verifying.read
+
+    def slowly(store: Any, copy: Any) -> Any:
+        if store.root == str(held["hub"].store):
+            world.wait(seconds=20)
+        return real(store, copy)
+
+    monkeypatch.setattr(verifying, "read", slowly)
+    held.delete("origin", "--soft-timeout", "2h", copies=1, expect=0)
+    assert available(held["origin"]) == []
+    world.wait(days=8)
+    held.delete("origin", "--soft-timeout", "2h", copies=1, expect=0)
+    assert lying_aside(held["origin"]) == {}
+
+
+def test_who_is_not_registered_at_a_holder_is_promised_nothing_there(held: Held) -> None:
+    for name in ("hub", "archive"):
+        with held[name].open():
+            Librarian.update(removed=True).where(Librarian.name == "origin").execute()
+    ran = held.delete("origin", copies=1, expect=0)
+    assert stays(held, *NAMES) and "0 of 1 other copies are proved" in ran.err
+    assert instance(held["hub"], "three").held_until is None
+
+
 def test_a_copy_that_turned_bad_here_is_told_by_delete_instance_and_recorded(held: Held) -> None:
     flip(held["origin"].store / "three")
     ran = held["origin"].run(3, "delete-instance", "three", "--store", "main")
@@ -868,6 +938,116 @@ def test_purging_asks_again_and_keeps_what_a_holder_has_lost_which_then_comes_ba
     assert ("three", "DELETED", "RETURNED") in removals(held["origin"])
 
 
+def due(tmp_path: Path, world: World, content: dict[str, bytes], trees: tuple[str, ...] = ()) -> Held:
+    """What was let go at one librarian of two, and may be purged today."""
+    held = make_held(tmp_path, world, content, trees=trees, links=(("origin", "hub"),))
+    held.delete("origin", copies=1, expect=0)
+    assert lying_aside(held["origin"]) == content
+    world.wait(days=8)
+    return held
+
+
+THREE = {"three": b"3" * 60}
+
+
+@pytest.mark.parametrize("how", ["its process ended", "the disk was busy"])
+@pytest.mark.parametrize("later", ["rolling-deletion", "corruption-fixer", "restore-instance", "delete-instance"])
+def test_a_purge_that_was_decided_and_not_done_is_decided_anew(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, how: str, later: str
+) -> None:
+    held = due(tmp_path, world, THREE)
+    origin = held["origin"]
+    if how == "its process ended":
+        end_at(origin, "purge decided: committed", *DELETE, "--number-of-remote-copies", "1")
+    else:
+
+        def busy(store: PosixStore, aside_id: str) -> None:
+            raise OSError(16, "Device or resource busy")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PosixStore, "purge", busy)
+            held.delete("origin", copies=1, expect=3)
+    assert removals(origin) == [("three", "DELETED", "PURGING")]
+    (held["hub"].store / "three").unlink()  # days later the other one is lost
+    world.wait(days=3)
+    words = {"rolling-deletion": (*DELETE, "--number-of-remote-copies", "1"), "corruption-fixer": ("corruption-fixer",)}
+    words |= {"delete-instance": ("delete-instance", "three", "--store", "main"), "restore-instance": ()}
+    for _ in range(2 if words[later] else 0):
+        origin.run(None, *words[later])
+        assert lying_aside(origin) == THREE
+    origin.run(0, "restore-instance", "three")
+    assert origin.stored() == THREE and available(origin) == ["three"]
+
+
+def test_a_purge_that_was_begun_is_ended_by_whoever_comes(tmp_path: Path, world: World) -> None:
+    held = due(tmp_path, world, {"d/a": b"a" * 30, "d/b": b"b" * 31}, ("d",))
+    origin = held["origin"]
+    end_at(origin, "purge: renamed", *DELETE, "--number-of-remote-copies", "1")
+    world.unreachable = {held["hub"].config}
+    assert "no copy of" in origin.run(3, "restore-instance", "d").err
+    origin.run(None, "corruption-fixer")
+    assert removals(origin) == [("d", "DELETED", "PURGED")] and aside(origin) == []
+
+
+def test_what_was_said_of_the_first_file_is_too_old_for_a_purge_when_the_second_took_an_hour(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = due(tmp_path, world, {"one": b"1" * 60, "two": b"2" * 60})
+    monkeypatch.setattr(proving, "ASK_FILES", 1)
+    real, asked = verifying.read, list[str]()
+
+    def slowly(store: Any, copy: Any) -> Any:
+        asked.append(copy.name)
+        if len(asked) == 2:
+            world.wait(hours=1, minutes=5)
+            (held["hub"].store / asked[0]).unlink()  # which is not held any more
+        return real(store, copy)
+
+    monkeypatch.setattr(verifying, "read", slowly)
+    held.delete("origin", copies=1)
+    assert asked[0] in lying_aside(held["origin"])
+    monkeypatch.setattr(verifying, "read", real)
+    held.delete("origin", copies=1)
+    assert list(lying_aside(held["origin"])) == [asked[0]]
+
+
+@pytest.mark.parametrize("how", ["another file", "the same size", "only looked at"])
+def test_what_was_written_to_while_it_lay_aside_is_kept_and_told_once(tmp_path: Path, world: World, how: str) -> None:
+    held = due(tmp_path, world, {"d/a": b"a" * 30, "d/b": b"b" * 31}, ("d",))
+    origin = held["origin"]
+    (place,) = aside(origin)
+    now = world.now.timestamp()
+    if how == "another file":
+        (place / "d/new").write_bytes(b"only here")
+    else:
+        (place / "d/a").write_bytes(b"A" * 30 if how == "the same size" else b"a" * 30)
+        os.utime(place / "d/a", (now, now))
+    before, asked = lying_aside(origin), len(world.asked)
+    ran = origin.run(None, *DELETE, "--number-of-remote-copies", "1")
+    if how == "only looked at":
+        assert (ran.code, ran.err, lying_aside(origin)) == (0, "", {})
+        return
+    assert "copy 'd' in main: it was let go, and what lies set aside has changed there" in ran.err and str(place) in ran.err
+    again = origin.run(3, *DELETE, "--number-of-remote-copies", "1")
+    assert again.err == "" and lying_aside(origin) == before and len(world.asked) == asked, "nobody is asked for nothing"
+    origin.run(3, "restore-instance", "d")
+    assert set(origin.stored()) == set(before) and removals(origin)[0][2] == "RETURNED"
+
+
+def test_what_is_written_aside_while_holders_are_asked_is_kept(tmp_path: Path, world: World) -> None:
+    held = due(tmp_path, world, {"d/a": b"a" * 30, "d/b": b"b" * 31}, ("d",))
+    (place,) = aside(held["origin"])
+
+    def between(config: str, endpoint: str, answer: Answer) -> Answer:
+        (place / "d/new").write_bytes(b"only here")
+        return answer
+
+    world.between = between
+    held.delete("origin", copies=1)
+    assert lying_aside(held["origin"])["d/new"] == b"only here"
+    assert "has changed there since" in held.delete("origin", copies=1).err
+
+
 def test_bytes_that_are_set_aside_in_one_store_help_although_a_copy_in_another_is_damaged(tmp_path: Path, world: World) -> None:
     held = make_held(tmp_path, world, {"three": b"3" * 60}, links=(("origin", "hub"),))
     origin, hub = held["origin"], held["hub"]
@@ -937,6 +1117,25 @@ def test_a_copy_that_cannot_be_brought_back_now_is_not_said_to_be_gone(held: Hel
     assert why != "something else lies there" or origin.stored() == {"three": b"not ours"}
 
 
+def test_a_right_copy_in_its_place_is_all_that_restoring_asks_for(held: Held) -> None:
+    held.delete("origin", expect=0)
+    ingest_again(held)
+    for words in ((), ("-v",)):
+        ran = held["origin"].run(0, *words, "restore-instance", "three")
+        assert "stays set aside" not in ran.err and "brought back" not in ran.err
+    assert lying_aside(held["origin"])["three"] == FILES["three"]
+    held["origin"].run(0, "restore-instance", "n/one")  # nothing lies in its place
+
+
+def test_who_restores_is_told_why_that_is_not_possible_now(held: Held) -> None:
+    held.delete("origin", expect=0)
+    (held["origin"].store / "three").write_bytes(b"not ours")
+    for words in ((), ("-v",)):
+        ran = held["origin"].run(3, *words, "restore-instance", "three")
+        (line,) = [line for line in ran.err.splitlines() if "three" in line]
+        assert "stays set aside in main: something else lies in its place" in line
+
+
 # -- delete-instance -------------------------------------------------------------------------------------------------
 
 
@@ -964,6 +1163,42 @@ def test_one_copy_stays_without_proof_and_goes_with_force(held: Held) -> None:
     held.world.wait(days=8)
     held.delete("origin")
     assert "three" not in lying_aside(origin)
+
+
+@pytest.mark.parametrize("answer", ["n", "y"])
+def test_force_says_what_it_passes_over_and_what_becomes_of_the_bytes(
+    held: Held, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    origin = held["origin"]
+    origin.run(0, "set-deletion-policy", "--policy", "disallowed", "three")
+    with origin.open():
+        RemoteInstance.delete().execute()
+    monkeypatch.setattr(io, "StringIO", type("Terminal", (io.StringIO,), {"isatty": lambda stream: True}))
+    ran = origin.run(None, "delete-instance", "three", "--store", "main", "--force", stdin=f"{answer}\n")
+    assert "this is the last one" in ran.err and "DISALLOWED" in ran.err and "for 7 days it can be brought back" in ran.err
+    assert ("three" in lying_aside(origin)) is (answer == "y")
+    ran = origin.run(None, "delete-instance", "n/one", "--store", "main", "--force", "--keep-days", "0.5", stdin="n\n")
+    assert "DISALLOWED" not in ran.err and "for 0.5 days" in ran.err
+
+
+def test_a_forced_removal_is_purged_when_its_time_is_over_and_named_then(held: Held) -> None:
+    origin = held["origin"]
+    held.world.unreachable = {held["hub"].config, held["archive"].config}
+    origin.run(0, "delete-instance", "three", "--store", "main", "--force", "--yes", "--reason", "wrong data")
+    held.world.wait(days=7, seconds=-1)
+    held.delete("origin", "--keep-days", "0", copies=1)
+    assert "three" in lying_aside(origin)
+    held.world.wait(seconds=1)
+    ran = held.delete("origin", copies=1)
+    assert lying_aside(origin) == {} and "set aside of 'three' in main was purged: forced, wrong data" in ran.err
+
+
+def test_what_is_purged_is_named(held: Held) -> None:
+    held.delete("origin", expect=0)
+    held.world.wait(days=8)
+    ran = held.delete("origin", expect=0)
+    for name in NAMES:
+        assert f"what was set aside of '{name}' in main was purged: proved at archive (store 1), hub" in ran.err
 
 
 def test_an_unreadable_copy_can_be_forced_to_go(held: Held) -> None:

@@ -24,11 +24,13 @@ from libtool.models.tables import (
     Librarian,
     OutgoingTransfer,
     RemoteInstance,
+    Removal,
     Retry,
     User,
     live,
 )
 from libtool.peers.client import Answer
+from libtool.states import Cause, RemovalStatus
 from tests import crash, networks
 from tests.crash import Snapshot
 from tests.networks import PAIR, Backup, History, Network, World, end_at, kinds, make_network, wrongs
@@ -74,11 +76,13 @@ def put(site: Site, name: str, content: bytes = b"content", code: int = 0) -> No
 
 
 def forget_copy(site: Site, *names: str) -> None:
-    """Take the copies of files away and remember that, as a command will do some day."""
-    with site.open():
+    """Take the copies of files away and remember that, as those do that let copies go."""
+    with site.open() as node:
         for name in names:
             file = File.get(File.name == name)
             assert Instance.update(available=False).where(Instance.file == file.id).execute() == 1
+            words = {"aside_id": f"{file.id:032}", "actor": "somebody", "reason": "no reason", "create_time": node.now()}
+            Removal.create(file=file, store=1, cause=Cause.DELETED, status=RemovalStatus.PURGED, end_time=node.now(), **words)
     for name in names:
         (site.store / name).unlink()
 
@@ -1107,7 +1111,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(agreed: Network) -> 
             after = dump(each)
             assert {table for table in after if after[table] != before[name][table]} <= {"Librarian"}
         assert central.stored() == stored
-    assert "delivered 5 files" in lines["central"][0]
+    assert "counts on 5 files" in lines["central"][0]
     assert "does not know 5 files" in lines["source"][0] and len(lines["source"]) == 6
     assert thought_at(source, "central") == ALL
 

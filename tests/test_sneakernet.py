@@ -6,20 +6,24 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from libtool.archive import ingest, manifest_files
+from libtool.archive import ingest, librarians, manifest_files, manifests, places, removing, verifying
+from libtool.models.base import current
 from libtool.models.tables import File, IncomingTransfer, Instance, OutgoingTransfer, RemoteInstance, live, owing
 from libtool.models.tables import Store as StoreRow
 from libtool.names import shown
 from libtool.states import DeletionPolicy, TransferStatus
 from tests import crash
 from tests.crash import Counter, Snapshot
+from tests.damage import both_ways
 from tests.networks import Network, World, make_network
 from tests.sites import Pair, Ran, Site, make_site, tree
 from tests.test_crash import copier
@@ -167,6 +171,103 @@ def test_a_manifest_can_be_asked_for_again(journey: Journey, tmp_path: Path) -> 
         assert StoreRow.get(StoreRow.name == "disk").enabled  # nothing was done
         assert OutgoingTransfer.select().count() == 7
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_is_at_the_destination_already_is_listed_again_too(tmp_path: Path, world: World) -> None:
+    """It lies on the disk as well; and a transfer that ends afterwards makes it no other manifest."""
+    journey = set_out(tmp_path, world)
+    journey.network.until_quiet()
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/late").write_text("late")
+    journey.a.run(0, "ingest", "--recursive", str(tmp_path / "more"))
+    journey.load()
+    whole = json.loads(journey.paper.read_text())["store_files"]
+    assert len(whole) == 8 and sum(entry["outgoing_transfer_id"] == -1 for entry in whole) == 7
+    journey.a.run(0, *LIST, "--output", str(journey.paper))
+    again = journey.a.run(0, *LIST, "--output", str(tmp_path / "second"))
+    assert (again.out, again.err) == ("", "") and (tmp_path / "second").read_text() == journey.paper.read_text()
+    shutil.copytree(journey.disk, journey.there)
+    journey.bring()
+    journey.network.round(0)
+    journey.a.run(0, *LIST, "--output", str(journey.paper))
+    assert len(json.loads(journey.a.run(0, *LIST[:5]).out)["store_files"]) == 8
+    journey.a.run(0, "add-librarian", "--name", "c", "--url", f"exec://{journey.b.config}", "--authenticator", "a:x", "--do-not-check-connection")
+    other = [word if word != "b" else "c" for word in LIST]
+    assert "it is not this manifest" in journey.a.run(1, *other, "--output", str(journey.paper)).err
+
+
+def test_a_disk_that_is_mounted_again_where_it_left_stays_given_up(journey: Journey) -> None:
+    """The destination counts on these files; but a's own are those in its other store, and later in none."""
+    a, b = journey.a, journey.b
+    both_ways(journey.network)
+    journey.bring()
+    journey.network.round(0)
+    b.run(0, "send-clone", "--destination-librarian", "a")
+    with b.open():
+        assert RemoteInstance.select().count() == 7
+    a.run(0, "set-deletion-policy", "--prefix", "", "--policy", "allowed")
+    a.run(0, "rolling-deletion", "--store", "main", "--age-in-days", "0", "--number-of-remote-copies", "1")
+    shutil.copytree(journey.there, journey.disk)
+    a.run(0, "set-store-state", "--store", "disk", "--enabled")
+    assert "here" not in a.run(0, "reconcile", "--dry-run").out
+    ran = a.run(0, "reconcile")
+    a.run(0, "recv-clone")
+    assert (ran.out, ran.err) == ("", "")
+    with a.open():
+        assert not Instance.select().where(Instance.available).exists()
+        assert not IncomingTransfer.select().where(IncomingTransfer.source == "b").exists()
+    found = json.loads(a.run(0, "search-files", "-F", "json").out)
+    assert {row["removals"][0]["status"] for row in found} == {"ASIDE"} and len(found) == 7
+    assert all(row["removals"][0]["reason"].startswith("proved at b") and row["removals"][0]["purge"] for row in found)
+    assert a.run(0, "search-files", "--name", "one").out.splitlines()[1].split("\t")[4] == "main (deleted), disk (away)"
+
+
+def test_setup_does_not_miss_a_disk_that_travels(journey: Journey) -> None:
+    shutil.rmtree(journey.disk.parent)
+    journey.a.run(0, "setup")
+    assert not journey.disk.exists()
+    journey.a.run(0, "set-store-state", "--store", "disk", "--enabled")
+    assert "has lost its mark" in journey.a.run(1, "setup").err
+
+
+def test_ones_own_manifest_belongs_elsewhere(journey: Journey) -> None:
+    ran = journey.a.run(1, "ingest-manifest", "--manifest", str(journey.paper), "--store-root", str(journey.there))
+    assert "made by this librarian itself" in ran.err and "--from-nobody" in ran.err and "add-librarian" not in ran.err
+
+
+def test_what_a_manifest_gets_a_transfer_for_is_not_let_go_beside_it(
+    tmp_path: Path, world: World, postgres: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL another session may write between two statements of a transaction."""
+    journey = set_out(tmp_path, world, lambda name: postgres(f"travel_{name}"))
+    journey.a.run(0, *CLONE)
+    real, children, sent = removing.needed, list[int](), tmp_path / "sent"
+
+    def needed(host: Any, ids: list[int]) -> dict[int, str]:
+        found = real(host, ids)
+        if not children and current().in_transaction():
+            children.append(child := os.fork())
+            if not child:  # an operator at another terminal, who either is first or waits
+                try:
+                    with journey.a.open() as node:
+                        manifests.send(node, places.get("disk"), librarians.get("b"))
+                        sent.write_text("")
+                finally:
+                    os._exit(0)
+            end = time.monotonic() + 5
+            while time.monotonic() < end and not sent.exists():
+                time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(removing, "needed", needed)
+    with journey.a.open() as node:
+        (copy,) = verifying.copies((File.name == "one") & (Instance.store == places.get("disk").id))
+        warrant = removing.Warrant("a test", 0, timedelta(0), forced=True)
+        stays = removing.decide(node, places.get("disk"), [removing.Order(copy, "", ())], warrant)
+    os.waitpid(children[0], 0)
+    with journey.a.open():
+        reading = (OutgoingTransfer.file == copy.file) & (OutgoingTransfer.store == places.get("disk").id)
+        assert bool(stays) == OutgoingTransfer.select().where(reading).exists(), "let go, and still to be sent"
 
 
 def test_what_was_found_bad_is_not_listed_again(journey: Journey) -> None:

@@ -10,12 +10,13 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from libtool import digest, seams
+from libtool import copying, digest, seams
 from libtool.errors import FileChanged, FileUnreadable, StoreUnavailable
 from libtool.states import FileKind
 from libtool.stores.base import Arrival, Fate, Outcome, Store
@@ -405,6 +406,62 @@ class StoreContract:
         store.check()
         store.check_readable()
 
+    def aside_again(self, store: Store, name: str, aside: str) -> str:
+        """Another copy, set aside."""
+        store.purge(aside)
+        self.one(store, stage(store, name, {"a": b"1", "b": b"2"}))
+        assert store.set_aside(name, aside)
+        return aside
+
+    def test_what_is_purged_is_whole_or_gone_wherever_that_ends(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        for fatal in range(1, 4):
+            name, aside = f"d{fatal}", uuid.uuid4().hex
+            self.one(store, stage(store, name, {"a": b"1", "b": b"2"}))
+            store.set_aside(name, aside)
+            seams_of(lambda aside=aside: store.purge(aside), monkeypatch, fatal)
+            long_ago, one_day = datetime.fromtimestamp(1e9, timezone.utc), datetime.fromtimestamp(4e9, timezone.utc)
+            whole = store.look_aside(name, aside, 2, one_day)
+            assert whole is (True if fatal == 1 else None)
+            if whole:
+                assert store.look_aside(name, aside, 3, one_day) is store.look_aside(name, aside, 2, long_ago) is False
+            if fatal == 3:
+                aside = self.aside_again(store, name, aside)
+
+                def busy(*words: Any, **more: Any) -> None:
+                    raise OSError(16, "Device or resource busy")
+
+                with monkeypatch.context() as patch, pytest.raises(OSError, match="busy"):
+                    patch.setattr(os, "rmdir", busy)
+                    store.purge(aside)
+                assert store.look_aside(name, aside, 2, one_day) is None, "a part of it is gone"
+            store.purge(aside)
+            assert store.look_aside(name, aside, 2, one_day) is None
+            assert not os.listdir(os.path.dirname(os.path.dirname(store.aside_path(aside, name))))
+
+    @pytest.mark.parametrize("content", [b"ours", {"a": b"ours"}])
+    @pytest.mark.parametrize("act", ["bring back", "put back"])
+    def test_nothing_is_replaced_that_comes_in_the_moment_of_putting_back(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, content: Any, act: str
+    ) -> None:
+        self.one(store, stage(store, "f", content))
+        aside = uuid.uuid4().hex
+        if act == "bring back":
+            store.set_aside("f", aside)
+        real = copying.rename_new
+
+        def meanwhile(*words: Any) -> bool:
+            put(store.path("f"), b"somebody else's")
+            return real(*words)
+
+        monkeypatch.setattr(copying, "rename_new", meanwhile)
+        with pytest.raises(FileExistsError):
+            store.bring_back("f", aside) if act == "bring back" else store.set_aside("f", aside, (1, 2, 3))
+        assert Path(store.path("f")).read_bytes() == b"somebody else's"
+        assert os.path.exists(store.aside_path(aside, "f"))
+        monkeypatch.undo()
+        os.unlink(store.path("f"))
+        assert store.bring_back("f", aside)
+
 
 class TestPosixStore(StoreContract):
     """Staging and store on one file system: a commit is a link."""
@@ -424,6 +481,83 @@ class TestPosixStore(StoreContract):
         before = os.stat(store.staging_path(arrival.staging_id, "f")).st_ino
         self.one(store, arrival)
         assert os.stat(store.path("f")).st_ino == before
+
+    def another(self, store: PosixStore, name: str = "main", owner: str = "", **places: str) -> PosixStore:
+        """The same directories, in another configuration."""
+        return PosixStore(name, owner=owner, **{"staging": store.staging, "root": store.root, **places}, **self.OPTIONS)
+
+    def marks(self, store: PosixStore) -> set[str]:
+        """What both marks say."""
+        return {Path(directory, MARKER).read_text() for directory in (store.root, store.staging)}
+
+    def test_the_mark_of_an_older_libtool_does_and_is_renewed(self, store: PosixStore) -> None:
+        ours = self.another(store, owner="a")
+        ours.check()
+        assert self.marks(store) == {"main\n"}
+        ours.set_up(known=True)
+        ours.check()
+        assert self.marks(store) == {"a/main\n"}
+        with pytest.raises(StoreUnavailable, match="marked as 'a/main'"):
+            self.another(store, owner="b").check()
+
+    def test_a_directory_that_somebody_else_marked_is_refused_until_a_person_accepts_it(
+        self, store: PosixStore, tmp_path: Path
+    ) -> None:
+        first, second = (self.another(store, owner=owner) for owner in ("a", "b"))
+        with pytest.raises(StoreUnavailable, match="setup --accept-store main"):
+            second.set_up(known=False)  # nobody knows whose it is
+        first.set_up(known=True)
+        for known in (True, False):
+            for other in (second, self.another(second, "other", "a"), self.another(second, owner="b", root=f"{tmp_path}/x")):
+                with pytest.raises(StoreUnavailable, match="--accept-store"):
+                    other.set_up(known=known)
+        first.set_up(known=False)  # its catalogue was lost
+        assert self.marks(store) == {"a/main\n"} and not (tmp_path / "x").exists()
+        second.set_up(known=False, accepted=True)
+        second.check()
+        with pytest.raises(StoreUnavailable, match="marked as 'b/main'"):
+            first.check_readable()
+
+    def test_another_disk_that_is_mounted_while_a_command_runs_is_seen(self, store: PosixStore, tmp_path: Path) -> None:
+        self.one(store, stage(store, "f", b"x"))
+        reading = store.read("f", 1, digest.of_path(store.path("f")), FileKind.FILE)
+        other = self.another(store, "other", staging=f"{tmp_path}/s2", root=f"{store.root}-other")
+        other.set_up(known=False)
+        os.rename(store.root, f"{store.root}-away")
+        os.rename(other.root, store.root)
+        for act in (
+            lambda: store.read("f", 1, reading.checksum, FileKind.FILE),
+            lambda: store.purge("0" * 32),
+            lambda: store.set_aside("f", "0" * 32),
+            store.check,
+        ):
+            with pytest.raises(StoreUnavailable, match="marked as 'other'"):
+                act()
+
+    def test_a_staging_area_that_is_the_archive_is_none(self, store: PosixStore, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(store.root)  # as a mount would show it
+        one = self.another(store, staging=f"{tmp_path}/link")
+        for act in (one.check, one.reserved):
+            with pytest.raises(StoreUnavailable, match="are one directory"):
+                act()
+
+    def test_a_place_in_the_store_is_known_by_another_mount_of_it(
+        self, store: PosixStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "link").symlink_to(store.root)
+        monkeypatch.setattr(os.path, "realpath", os.path.abspath)  # no path tells a mount
+        assert store.name_of(f"{tmp_path}/link/b") == "b" and store.name_of(f"{tmp_path}/a/b") is None
+
+    def test_a_mark_is_whole_or_not_there(self, store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        ours = self.another(store, owner="a")
+        for fatal in range(1, 4):
+            seams_of(lambda: ours.set_up(known=True), monkeypatch, fatal)
+            assert self.marks(store) <= {"main\n", "a/main\n"}
+            ours.check()
+        ours.set_up(known=True)
+        assert self.marks(store) == {"a/main\n"}
+        Path(store.root, MARKER).write_text("")  # cut short by an older one
+        ours.check()
 
     def test_moving_in_renames_without_replacing(self, store: PosixStore, tmp_path: Path) -> None:
         source = Path(store.root).parent / "outside"

@@ -235,7 +235,7 @@ def test_parked_files_wait_for_retry(pair: Pair, tmp_path: Path) -> None:
     pair.a.run(0, "ingest", "--recursive", str(put(tmp_path / "source", {"one": b"a", "two": b"2"})))
     pair.b.run(0, "ingest", "--recursive", str(put(tmp_path / "at b", {"one": b"b"})))
     refused = pair.a.run(3, "send-clone").err
-    assert "'one' was refused by b" in refused and "libtool retry --librarian b" in refused
+    assert "'one' was refused by b" in refused and '"libtool retry --librarian b one"' in refused
     for ran in pair.round():
         assert ran.err == ""  # told once
     assert pair.a.status()["destinations"][0]["parked"] == 1
@@ -243,6 +243,53 @@ def test_parked_files_wait_for_retry(pair: Pair, tmp_path: Path) -> None:
     pair.a.run(0, "retry", "--librarian", "b", "one")
     assert "'one' was refused by b" in pair.a.run(3, "send-clone").err
     pair.a.run(1, "retry", "--librarian", "b", "two")
+
+
+def test_what_waits_for_a_place_is_listed_with_what_is_in_its_way(pair: Pair, tmp_path: Path) -> None:
+    """A whole request was refused: nothing is known of any one file."""
+    (tmp_path / "in").mkdir()
+    for n in range(3):
+        (tmp_path / f"in/{n}").write_text(str(n))
+    pair.a.run(0, "ingest", "--recursive", str(tmp_path / "in"))
+    pair.b.run(0, "set-store-state", "--store", "main", "--disabled")
+    pair.a.run(3, "send-clone")
+    pending = pair.a.status()["destinations"][0]["pending"]
+    rows = json.loads(pair.a.run(0, "status", "--waiting", "-F", "json").out)
+    assert pending == 3 and {row["name"] for row in rows} == {"0", "1", "2"}
+    (trouble,) = pair.a.status()["troubles"]
+    assert all((row["reason"], row["destination"]) == (trouble["text"], "b") for row in rows)
+    pair.a.run(0, "set-librarian-transfer", "--name", "b", "--disabled")
+    rows = json.loads(pair.a.run(0, "status", "--waiting", "-F", "json").out)
+    assert {row["reason"] for row in rows} == {"transfers to it are switched off"}
+
+
+def test_a_name_that_is_mistyped_is_no_run(pair: Pair) -> None:
+    """It would stay in the last runs of every task."""
+    for words in (
+        "check-integrity --store nope", "create-local-clone --clone-from main --clone-to nope", "reconcile --librarian nope",
+        "incoming-transfer-hypervisor --librarian nope", "outgoing-transfer-hypervisor --librarian nope",
+    ):  # fmt: skip
+        assert "nope" in pair.a.run(1, *words.split()).err
+    assert pair.a.status()["runs"] == []
+
+
+def test_a_hold_that_finds_nothing_is_said_and_one_that_does_is_shown(pair: Pair, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("light")
+    pair.a.run(0, "ingest", str(tmp_path / "f"))
+
+    def policy() -> str:
+        (row,) = json.loads(pair.a.run(0, "search-files", "-F", "json").out)
+        found: str = row["instances"][0]["deletion_policy"]
+        return found
+
+    hold = ("set-deletion-policy", "--policy", "disallowed")
+    for words in (("--prefix", "zzz"), ("--prefix", "zzz", "--dry-run"), ("zzz",)):
+        assert "zzz" in pair.a.run(3, *hold, *words).err
+    assert policy() == "ALLOWED"
+    assert pair.a.run(0, *hold, "--prefix", "f", "--dry-run").out == "1 copies would be disallowed\n"
+    assert policy() == "ALLOWED"
+    pair.a.run(0, *hold, "--prefix", "")
+    assert policy() == "DISALLOWED"
 
 
 def test_names_that_cannot_be_are_refused_before_anything_moves(pair: Pair, tmp_path: Path) -> None:

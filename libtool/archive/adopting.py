@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from peewee import Expression
 
 from libtool import digest, names
-from libtool.archive import ingest, places, receiving
+from libtool.archive import ingest, manifests, places, receiving
 from libtool.archive.hands import Host, Tally, portions
 from libtool.errors import AlreadyKnown, LibtoolError, NameRefused, NotNow, Refused
 from libtool.models.base import among, insert_rows, serialise, writing
@@ -42,7 +42,7 @@ def adoptable(host: Host, source: str, claims: Sequence[DeliveredFile]) -> list[
     """Those of which something of the right size lies under their name in a store, and in which.
 
     What a neighbour claims and nobody sees here is left out: the neighbour finds that out when it compares. So is what
-    was read once and was not what it claims.
+    was read once and was not what it claims, and what lies on a disk with which it was given up: that will travel again.
     """
     wanted = {each.name: each for each in claims}
     for piece in portions(list(wanted), 2000):
@@ -66,9 +66,10 @@ def adoptable(host: Host, source: str, claims: Sequence[DeliveredFile]) -> list[
     for name in receiving.clashing(wanted) if wanted else ():
         wanted.pop(name, None)
     rows = [row for row in places.in_order(host) if row.enabled]
+    given_up = {(name, row.id) for row in rows for name in manifests.given_up(row, list(wanted))}
     found = []
     for each in wanted.values():
-        home = _home(host, rows, each)
+        home = _home(host, [row for row in rows if (each.name, row.id) not in given_up], each)
         if home is not None:
             found.append((each, home))
     return found

@@ -72,8 +72,11 @@ def sender(host: Host, delivery: Delivery) -> tuple[str, manifest_files.Head]:
     known = Librarian.select().where(Librarian.name == head.librarian, ~Librarian.removed).exists()
     if delivery.from_nobody:
         return ("" if own or not names.is_librarian_name(head.librarian) else head.librarian), head
+    if own:
+        how = "It belongs to where the disk goes. To take in here what lies on the disk, add --from-nobody."
+        raise Refused(why="the manifest was made by this librarian itself", how=how)
     if not known:
-        who = "this librarian itself" if own else f"'{shown(head.librarian)[:200]}', which is not registered here"
+        who = f"'{shown(head.librarian)[:200]}', which is not registered here"
         how = "Register it first ('libtool add-librarian'), so that it learns what arrived; "
         how += "or add --from-nobody, and nobody is told."
         raise Refused(why=f"the manifest was made by {who}", how=how)

@@ -8,7 +8,7 @@ from typing import Any
 
 from peewee import SQL, fn
 
-from libtool.archive import notices, places, queue, runs
+from libtool.archive import notices, outbox, places, queue, routes, runs
 from libtool.archive.hands import Host, portions
 from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import (
@@ -27,7 +27,7 @@ from libtool.models.tables import (
 )
 from libtool.models.tables import Store as StoreRow
 from libtool.peers.messages import DeliveredFile, KnownFile
-from libtool.states import Condition, DeletionPolicy, QueueStatus, TransferStatus
+from libtool.states import Cause, Condition, DeletionPolicy, QueueStatus, TransferStatus
 from libtool.units import show_time
 
 #: A live transfer older than this is stuck: every task has had its chance, day and night.
@@ -72,6 +72,16 @@ def remote_copies(files: Iterable[File]) -> dict[int, list[RemoteInstance]]:
     rows = RemoteInstance.select(RemoteInstance, Librarian).join(Librarian).where(among(RemoteInstance.file, ids))
     for remote in rows.order_by(RemoteInstance.id):
         found.setdefault(remote.file_id, []).append(remote)
+    return found
+
+
+def removals(files: Iterable[File]) -> dict[int, list[Removal]]:
+    """How copies of these files were let go, each with its store, by file, the last one first."""
+    found: dict[int, list[Removal]] = {}
+    ids = [file.id for file in files]
+    mine = among(Removal.file, ids) & (Removal.cause == Cause.DELETED)
+    for row in Removal.select(Removal, StoreRow).join(StoreRow).where(mine).order_by(Removal.id.desc()):
+        found.setdefault(row.file_id, []).append(row)
     return found
 
 
@@ -185,6 +195,8 @@ def status(host: Host) -> dict[str, Any]:
             {"subject": fault.subject, "text": fault.text, "since": show_time(fault.first_time)}
             for fault in notices.standing()
         ],
+        "routes": routes.shown(host),
+        "mail": outbox.waiting(),
         "runs": [
             {
                 "command": run.command,
@@ -202,7 +214,8 @@ def status(host: Host) -> dict[str, Any]:
 
 
 def waiting(limit: int) -> list[dict[str, Any]]:
-    """Files that did not get to a destination yet and why: parked ones first, then those that are tried again."""
+    """Files that did not get to a destination yet and why: parked ones first, then those that are tried again, then those
+    that wait for their place there."""
     rows = []
     later = Retry.select(Retry, File.name, Librarian.name).join(File).switch(Retry).join(Librarian)
     for row in later.order_by(Retry.not_before.is_null(False), Retry.not_before, Retry.id).limit(limit):
@@ -216,15 +229,19 @@ def waiting(limit: int) -> list[dict[str, Any]]:
             }
         )
     out = OutgoingTransfer
-    asked = out.select(out, File.name, Librarian.name).join(File).switch(out).join(Librarian)
-    for row in asked.where(out.status == SQL("0"), out.reason.is_null(False)).order_by(out.id).limit(limit - len(rows)):
+    asked = out.select(out, File.name, Librarian).join(File).switch(out).join(Librarian)
+    troubles = {fault.subject: fault.text for fault in reversed(notices.standing())}
+    for row in asked.where(out.status == SQL("0")).order_by(out.id).limit(limit - len(rows)):
+        to = row.destination
+        why = None if to.transfers_enabled and not to.removed else "transfers to it are switched off"
+        why = why or troubles.get(f"librarian {to.name}") or "no place for it has been asked for yet"
         rows.append(
             {
                 "name": row.file.name,
-                "destination": row.destination.name,
+                "destination": to.name,
                 "attempts": 0,
                 "next": show_time(row.not_before) or "next run",
-                "reason": row.reason,
+                "reason": row.reason or why,
             }
         )
     return rows + queue.held(limit - len(rows)) if len(rows) < limit else rows
@@ -255,8 +272,8 @@ def _by_status(table: Any, condition: Any = None) -> dict[str, int]:
 
 
 def _looked_after() -> dict[str, Any]:
-    """How many of our copies are not what they should be, how many are set aside, how many a neighbour waits for, and
-    when the one was read that was read longest ago."""
+    """How many of our copies are not what they should be, how many are set aside, how many are to be read first, and when
+    the one was read that was read longest ago."""
     bad = Instance.select(Instance.condition, fn.COUNT(Instance.id)).where(Instance.condition > SQL("0"))
     counts = dict(raw_rows(bad.group_by(Instance.condition)))
     oldest = [

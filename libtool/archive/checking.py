@@ -56,7 +56,7 @@ def check(
         try:
             store = host.store(row)
             share = budget.share(len(rows) - n)
-            for portion in _portions(row, host.now() - wish.age, share):
+            for portion in _portions(row, _before(host, row, wish), host.now(), share):
                 found: list[tuple[Copy, Reading]] = []
                 for copy in portion:
                     if left is not None and left < copy.size and begun:
@@ -70,11 +70,20 @@ def check(
                     progress(len(found))
                 if withheld or len(found) < len(portion) or not share.left:
                     break
+            else:
+                watch.whole = share.left
             notices.over(host, tally, f"store {row.name}", "unavailable")
         except StoreUnavailable as trouble:
-            tally.postponed += 1
-            notices.trouble(host, tally, f"store {row.name}", "unavailable", trouble.text)
+            verifying.unavailable(host, row, tally, trouble)
         verifying.settle(host, watch, tally)
+
+
+def _before(host: Host, row: StoreRow, wish: Wish) -> datetime:
+    """What was read later than this is not read again. Who believes what made a store the suspect gets all of it read
+    that was not read since: what the run that found it left out, too."""
+    since = verifying.suspected(row) if wish.believe else None
+    old = host.now() - wish.age
+    return old if since is None else max(old, since)
 
 
 def _riskiest(rows: list[StoreRow]) -> list[StoreRow]:
@@ -84,11 +93,11 @@ def _riskiest(rows: list[StoreRow]) -> list[StoreRow]:
     return sorted(rows, key=lambda row: -counts.get(row.id, 0))
 
 
-def _portions(row: StoreRow, before: datetime, budget: Budget) -> Iterator[list[Copy]]:
+def _portions(row: StoreRow, before: datetime, now: datetime, budget: Budget) -> Iterator[list[Copy]]:
     """What is due in a store, in the order of its risk, as long as there is time."""
     seen: set[int] = set()
     while budget.left:
-        ids = [id for id in _due(row, before) if id not in seen]
+        ids = [id for id in _due(row, before, now) if id not in seen]
         if not ids:
             return
         seen.update(ids)
@@ -106,11 +115,13 @@ def _portions(row: StoreRow, before: datetime, budget: Budget) -> Iterator[list[
                 yield portion
 
 
-def _due(row: StoreRow, before: datetime) -> list[int]:
+def _due(row: StoreRow, before: datetime, now: datetime) -> list[int]:
     """The copies to read next: what neighbours wait for, then by how few others there are, then by when they were read."""
     asked = (Instance.store == row.id) & Instance.asked_time.is_null(False) & Instance.available
     ids = [id for (id,) in raw_rows(Instance.select(Instance.id).where(asked).order_by(Instance.id).limit(WINDOW))]
-    old = Instance.verified_time.is_null() | (Instance.verified_time <= before)
+    # A clock that was ahead says nothing about when a copy was read.
+    ahead = Instance.verified_time > now
+    old = Instance.verified_time.is_null() | (Instance.verified_time <= before) | ahead
     due = (Instance.store == row.id) & Instance.available & old & Instance.asked_time.is_null()
     order = (Instance.condition, _others(), Instance.verified_time, Instance.id)  # what cannot be read comes last
     query = Instance.select(Instance.id).where(due).order_by(*order)
@@ -130,7 +141,7 @@ def plan(host: Host, chosen: tuple[str, ...], wish: Wish) -> Iterator[str]:
     """What a run would read, a line each; nothing is read."""
     for row in _riskiest([places.get(name) for name in chosen] or places.in_order(host)):
         if row.enabled:
-            for piece in portions(_due(row, host.now() - wish.age), 1000):
+            for piece in portions(_due(row, _before(host, row, wish), host.now()), 1000):
                 by_id = {copy.id: copy for copy in verifying.copies(among(Instance.id, piece))}
                 for copy in (by_id[id] for id in piece if id in by_id):
                     yield f"{shown(copy.name)} ({copy.size} bytes) in {row.name}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from libtool import digest
 from libtool.states import Condition, DeletionPolicy
@@ -23,7 +24,8 @@ class Report:
     good: bool | None  #: whether it was read and is what was recorded there; None: could not find out
     size: int
     checksum: str
-    age: float | None  #: seconds since it was read; None: nobody knows
+    age: float | None  #: seconds since it was read, when we asked; None: nobody knows
+    asked: datetime | None = None  #: when we asked
 
     @property
     def copy(self) -> tuple[str, int]:

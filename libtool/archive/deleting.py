@@ -6,9 +6,9 @@ are set aside first; before they are purged, the other copies are proved once mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from peewee import SQL, Expression, fn
@@ -16,7 +16,7 @@ from peewee import SQL, Expression, fn
 from libtool.archive import notices, places, proving, removing, verifying
 from libtool.archive.deciding import Decision, Own, Report, Terms, decide
 from libtool.archive.hands import Budget, Host, Tally, portions
-from libtool.archive.removing import Order, Warrant
+from libtool.archive.removing import SLACK, Order, Warrant
 from libtool.archive.verifying import COLUMNS, Copy, Watch
 from libtool.errors import InstanceKept, LockTaken, StoreUnavailable
 from libtool.models.base import raw_rows, writing
@@ -31,8 +31,6 @@ from libtool.units import from_microseconds
 PORTION = 200
 #: How long holders are asked to keep what we count on: until our copy is set aside, and somewhat longer.
 HOLD = timedelta(hours=1)
-#: Seconds that may pass between a holder's reading and our deciding.
-SLACK = 600.0
 
 
 @dataclass
@@ -56,6 +54,11 @@ class Candidate(NamedTuple):
     copy: Copy
     policy: int
     created: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.copy.size
 
 
 @dataclass
@@ -161,67 +164,87 @@ def _portion(
 ) -> None:
     """Ask about some copies, read those that may go, and let them go."""
     needed = removing.needed(host, [each.copy.id for each in portion])
-    evidence = Evidence(
-        host, [each.copy for each in portion if each.copy.id not in needed], wish.max_age, budget, tally
-    )
+    evidence = Evidence(host, wish.max_age, budget, tally)
     terms = Terms(wish.copies, wish.max_age + SLACK, wish.age.total_seconds())
     orders: list[Order] = []
     read: list[tuple[Copy, Reading]] = []
-    for each in portion:
-        copy = each.copy
-        if not left.any or not budget.left:
-            break
-        own = _own(host, each, needed.get(copy.id, ""))
-        decision = decide(own, evidence.of(copy), terms)
-        if decision.may_go:  # worth reading it ourselves
-            reading = verifying.read(store, copy)
-            read.append((copy, reading))
-            if evidence.age > SLACK:
-                orders = []  # what was said of those before is too old by now, and they are no longer held: another run
-            own = replace(own, condition=reading.condition)
-            decision = decide(own, evidence.fresh(copy), terms)
-        if not decision.may_go:
-            _tell(row, copy, decision, tally)
-        elif left.take(copy):
-            orders.append(Order(copy, _words(decision), reading.identity))
-        if evidence.age > SLACK / 2:  # before what the holders said is too old
-            if verifying.record(watch, read, Proof.DELETION, tally):
-                return
+
+    def more() -> bool:
+        return left.any and budget.left
+
+    def settle() -> bool:
+        """Let those go that may; False when the store is suspected: then nothing in it is let go."""
+        if not (withheld := verifying.record(watch, read, Proof.DELETION, tally)):
             let_go(host, row, store, orders, warrant, tally)
-            orders, read = [], []
-    if not verifying.record(watch, read, Proof.DELETION, tally):  # else nothing in a suspected store is let go
-        let_go(host, row, store, orders, warrant, tally)
+        orders.clear()
+        read.clear()
+        return not withheld
+
+    for part in proving.parts(portion):
+        if not more():
+            break
+        evidence.ask([each.copy for each in part if each.copy.id not in needed])
+        for each in part:
+            copy = each.copy
+            if not more():
+                break
+            if ripe(host, [order.asked for order in orders], copy.size) and not settle():
+                return
+            own = _own(host, each, needed.get(copy.id, ""))
+            decision = decide(own, evidence.of(copy), terms)
+            if decision.may_go:  # worth reading it ourselves
+                reading = verifying.read(store, copy)
+                read.append((copy, reading))
+                own = replace(own, condition=reading.condition)
+                decision = decide(own, evidence.fresh(copy), terms)
+            if not decision.may_go:
+                _tell(row, copy, decision, tally)
+            elif left.take(copy):
+                orders.append(Order(copy, _words(decision), reading.identity, evidence.asked(copy)))
+    settle()
+
+
+def ripe(host: Host, asked: Iterable[datetime | None], size: int = 0) -> bool:
+    """Whether what may go must go now, before something of this size is read and what the holders said is too old."""
+    return any(since and _seconds(host, since) + size / proving.RATE > SLACK / 2 for since in asked)
 
 
 class Evidence:
-    """What the holders of some files say, and how old that has become since."""
+    """What the holders of some files say, each report as old as it has become since."""
 
-    def __init__(self, host: Host, copies: Sequence[Copy], max_age: float, budget: Budget, tally: Tally) -> None:
+    def __init__(self, host: Host, max_age: float, budget: Budget, tally: Tally) -> None:
         self._host, self._max_age, self._budget, self._tally = host, max_age, budget, tally
         self._reports: dict[int, list[Report]] = {}
-        self._asked = host.now()
-        self._ask(copies)
 
-    def _ask(self, copies: Sequence[Copy]) -> None:
-        self._reports |= _evidence(self._host, copies, self._max_age, self._budget, self._tally)
+    def ask(self, copies: Sequence[Copy]) -> None:
+        """Ask about these files; the holders are asked to keep what we may count on."""
+        wanted = [proving.Wanted(copy.file, copy.name, copy.size, copy.checksum) for copy in copies]
+        ask = proving.young(self._max_age, HOLD.total_seconds())
+        where = proving.holders([copy.file for copy in copies])
+        self._reports |= proving.gather(self._host, wanted, where, ask, self._budget, self._tally)
 
-    @property
-    def age(self) -> float:
-        """Seconds since they were asked."""
-        return (self._host.now() - self._asked).total_seconds()
+    def asked(self, copy: Copy) -> datetime:
+        """When the first of the holders of a file was asked that said anything."""
+        return min((each.asked for each in self._reports.get(copy.file, []) if each.asked), default=self._host.now())
 
     def of(self, copy: Copy) -> list[Report]:
-        """What they say of one file, each report as old as it is by now."""
-        old = self.age
-        reports = self._reports.get(copy.file, [])
-        return [report if report.age is None else replace(report, age=report.age + old) for report in reports]
+        """What they say of one file."""
+        return [self._today(report) for report in self._reports.get(copy.file, [])]
+
+    def _today(self, report: Report) -> Report:
+        if report.age is None or report.asked is None:
+            return report
+        return replace(report, age=report.age + _seconds(self._host, report.asked))
 
     def fresh(self, copy: Copy) -> list[Report]:
         """The same, after something that may have taken long: then they are asked about this file once more."""
-        if self.age > SLACK / 2:
-            self._reports, self._asked = {}, self._host.now()
-            self._ask([copy])
+        if _seconds(self._host, self.asked(copy)) > SLACK / 2:
+            self.ask([copy])
         return self.of(copy)
+
+
+def _seconds(host: Host, since: datetime) -> float:
+    return (host.now() - since).total_seconds()
 
 
 def _own(host: Host, each: Candidate, needed: str) -> Own:
@@ -230,15 +253,6 @@ def _own(host: Host, each: Candidate, needed: str) -> Own:
     age = (host.now() - from_microseconds(each.created)).total_seconds()
     policy, condition = DeletionPolicy(each.policy), Condition(copy.condition)
     return Own(host.settings.name, copy.size, copy.checksum, policy, age, condition, needed)
-
-
-def _evidence(
-    host: Host, copies: Sequence[Copy], max_age: float, budget: Budget, tally: Tally
-) -> dict[int, list[Report]]:
-    """What the holders say of these files; they are asked to keep what we may count on."""
-    wanted = [proving.Wanted(copy.file, copy.name, copy.size, copy.checksum) for copy in copies]
-    ask = proving.young(max_age, HOLD.total_seconds())
-    return proving.gather(host, wanted, proving.holders([copy.file for copy in copies]), ask, budget, tally)
 
 
 def let_go(
@@ -311,14 +325,16 @@ def delete_one(
             return (needed,)
         order = Order(copy, reason or "forced", reading.identity)
         return tuple(let_go(host, row, store, [order], warrant, tally).values())
-    evidence = Evidence(host, [copy], max_age, budget, tally)
+    evidence = Evidence(host, max_age, budget, tally)
+    evidence.ask([copy])
     reading = verifying.read(store, copy)
     verifying.record(Watch(host, row), [(copy, reading)], Proof.DELETION, tally)
     own = replace(own, condition=reading.condition)
     decision = decide(own, evidence.fresh(copy), Terms(warrant.copies, max_age + SLACK))
     if not decision.may_go:
         return decision.reasons
-    order = Order(copy, f"{_words(decision)}: {reason}" if reason else _words(decision), reading.identity)
+    words = f"{_words(decision)}: {reason}" if reason else _words(decision)
+    order = Order(copy, words, reading.identity, evidence.asked(copy))
     return tuple(let_go(host, row, store, [order], warrant, tally).values())
 
 
@@ -350,12 +366,36 @@ def restore(host: Host, name: str, tally: Tally, *, really: bool) -> tuple[str, 
     stores = removing.homes(file) if file is not None else []
     if stores and not really:
         return f"'{shown(name)}' can be brought back to {stores[0].name}", True
+    waits = len(tally.details)
     store = removing.recover(host, file, tally) if stores and file is not None else None
     if store is not None:
         return f"'{shown(name)}' was brought back to {store}", True
     if file is not None and Instance.select().where(Instance.file == file, Instance.available).exists():
         return f"a copy of '{shown(name)}' is in its place", True
+    if len(tally.details) > waits:
+        return tally.details.pop(), False  # why not, which who asks for it must know
     return f"no copy of '{shown(name)}' is set aside here", False
+
+
+def cautions(host: Host, name: str, store: str, keep: timedelta) -> list[str]:
+    """What a person should know before a copy is let go by force; nobody is asked."""
+    mine = (File.name == name) & Instance.available & (StoreRow.name == store)
+    found = Instance.select(Instance, File).join(File).switch(Instance).join(StoreRow).where(mine).first()
+    if found is None:
+        return []
+    sibling = (Instance.file == found.file) & Instance.available & (Instance.id != found.id)
+    others = [f"{each.name} here" for each in StoreRow.select(StoreRow.name).join(Instance).where(sibling)]
+    others += [each.name for each in Librarian.select().where(Librarian.id << list(proving.holders([found.file_id])))]
+    lines = [
+        f"other copies are said to be at: {', '.join(sorted(others))}; nobody is asked whether they are"
+        if others
+        else "no other copy of it is known: this is the last one"
+    ]
+    if found.deletion_policy is not DeletionPolicy.ALLOWED:
+        lines.append("its deletion policy is DISALLOWED: it was to be kept")
+    days = keep / timedelta(days=1)
+    lines.append(f"for {days:g} days it can be brought back; then it is purged, and nobody is asked")
+    return lines
 
 
 def forget_local(host: Host, instance: int, *, bytes_too: bool) -> None:
@@ -413,25 +453,65 @@ def purge(
     """Purge those of these removals for which enough other copies are proved once more."""
     # The others must have been read since ours was set aside, however old a reading may be that lets a copy go.
     max_age = max(0.0, min([max_age, *((host.now() - each.create_time).total_seconds() for each in found)]))
-    forced = [each for each in found if not each.copies]
-    asked = [each for each in found if each.copies]
-    reports = _evidence(host, [_copy(each) for each in asked], max_age, budget, tally) if asked else {}
-    going = list(forced)
-    for each in asked:
-        file = each.file
-        own = Own(host.settings.name, file.size, file.checksum, DeletionPolicy.ALLOWED, 0.0, condition=Condition.SOUND)
-        decision = decide(own, reports[file.id], Terms(max(copies, each.copies), max_age + SLACK))
-        if decision.may_go:
-            going.append(each)
-        else:
-            why = "; ".join(decision.reasons)
-            tally.details.append(f"what is set aside of '{shown(file.name)}' in {row.name} is kept: {why}")
-    tally.done += removing.purge(host, row, store, going, tally)
+    evidence = Evidence(host, max_age, budget, tally)
+    going: dict[int, tuple[Removal, datetime | None, str]] = {}
+
+    def settle() -> None:
+        asked = {id: since for id, (_, since, _) in going.items() if since is not None}
+        purged = removing.purge(host, row, store, [each for each, _, _ in going.values()], tally, asked)
+        tally.done += len(purged)
+        for each, _, why in (going[id] for id in sorted(purged)):
+            tally.details.append(f"what was set aside of '{shown(each.file.name)}' in {row.name} was purged: {why}")
+        going.clear()
+
+    whole = _unchanged(host, row, store, found, tally)
+    going |= {each.id: (each, None, f"forced, {each.reason}") for each in whole if not each.copies}
+    by_id = {each.id: each for each in whole if each.copies}
+    for part in proving.parts([_copy(each) for each in by_id.values()]):
+        if not budget.left:
+            break
+        evidence.ask(part)
+        for copy in part:
+            if ripe(host, (since for _, since, _ in going.values())):
+                settle()
+            own = Own(host.settings.name, copy.size, copy.checksum, DeletionPolicy.ALLOWED, 0.0, Condition.SOUND)
+            terms = Terms(max(copies, by_id[copy.id].copies), max_age + SLACK)
+            decision = decide(own, evidence.of(copy), terms)
+            if decision.may_go:
+                going[copy.id] = by_id[copy.id], evidence.asked(copy), _words(decision)
+            else:
+                why = "; ".join(decision.reasons)
+                tally.details.append(f"what is set aside of '{shown(copy.name)}' in {row.name} is kept: {why}")
+    settle()
+
+
+def _unchanged(host: Host, row: StoreRow, store: Store, found: Sequence[Removal], tally: Tally) -> list[Removal]:
+    """Those of which the bytes are what was set aside; the others are kept and told."""
+    troubled = {fault.subject for fault in notices.standing() if fault.kind == removing.CHANGED}
+    whole = []
+    for each in found:
+        subject = removing.subject(row, each)
+        try:
+            why = removing.changed(store, each)
+        except OSError as trouble:
+            tally.wait(f"{subject} cannot be looked at where it is set aside: {trouble.strerror}")
+            continue
+        if why:
+            place = store.aside_path(each.aside_id, each.file.name)
+            text = f"it was let go, and what lies set aside has changed there since: {why}. It is kept; look at "
+            text += f"{place}, which restore-instance brings back"
+            tally.postponed += 1
+            notices.trouble(host, tally, subject, removing.CHANGED, text, at_once=True)
+            continue
+        if subject in troubled:
+            notices.over(host, tally, subject, removing.CHANGED)
+        whole.append(each)
+    return whole
 
 
 def _copy(removal: Removal) -> Copy:
     file = removal.file
-    return Copy(0, file.id, file.name, file.size, file.checksum, int(file.kind), False, 0)
+    return Copy(removal.id, file.id, file.name, file.size, file.checksum, int(file.kind), False, 0)
 
 
 # -- looking ------------------------------------------------------------------------------------------------------
@@ -454,3 +534,25 @@ def plan(host: Host, row: StoreRow, wish: Wish) -> Iterator[str]:
     for piece in portions(removing.due(host, row, 0, 100_000), 1000):
         for removal in piece:
             yield f"{shown(removal.file.name)}: what is set aside may be purged, if its other copies are proved"
+
+
+def staying(host: Host, row: StoreRow, wish: Wish) -> Iterator[str]:
+    """Why copies that are old enough are not even asked about, a line for each reason. That looks at every copy."""
+    if not _allowance(row, host.store(row), wish).any:
+        yield f"nothing has to go from {row.name}: enough is free"
+    old = Instance.create_time <= host.now() - wish.age
+    mine = (Instance.store == row.id) & Instance.available & old
+    free = mine & (Instance.deletion_policy == SQL("1"))
+    sound = free & (Instance.condition == SQL("0"))
+    others = RemoteInstance.select(fn.COUNT(RemoteInstance.id)).join(Librarian)
+    known = others.where(RemoteInstance.file == Instance.file, ~Librarian.removed)
+    few = Instance.select(known.alias("known"), fn.COUNT(Instance.id)).where(sound, known < wish.copies)
+    held = Instance.select().where(mine, Instance.deletion_policy == SQL("0"))
+    unread = Instance.select().where(free, Instance.condition > SQL("0"))
+    found = [
+        (held.count(), "their deletion policy is DISALLOWED"),
+        (unread.count(), "they could not be read when that was last tried"),
+    ]
+    for number, count in raw_rows(few.group_by(SQL("known")).order_by(SQL("known"))):
+        found.append((count, f"{number} of the {wish.copies} other copies that must be proved are known"))
+    yield from (f"{count} copies in {row.name} stay: {why}" for count, why in found if count)

@@ -46,6 +46,8 @@ class Freight:
     librarian: str  #: whose store it is
     entries: Iterator[ManifestEntry]
     mark: Callable[[], list[str]]  #: returns the names that were marked and not listed, which should be none
+    #: Whether a transfer to its destination is over, so that it is not listed any more.
+    ended: Callable[[int], bool] = lambda number: False
 
 
 class Desk(ABC):

@@ -127,6 +127,7 @@ class Here(Desk):
             name=terms.name, uploader=terms.uploader, source=terms.source, window=terms.window, limit=terms.limit
         )
         copies, remote = catalogue.copies(found), catalogue.remote_copies(found)
+        gone = catalogue.removals(found)
         return [
             {
                 "name": file.name,
@@ -143,6 +144,7 @@ class Here(Desk):
                         "condition": copy.condition.name,
                         "verified": show_time(copy.verified_time),
                         "verified_how": copy.verified_how.name,
+                        "deletion_policy": copy.deletion_policy.name,
                     }
                     for copy in copies.get(file.id, [])
                 ],
@@ -153,6 +155,18 @@ class Here(Desk):
                         "copy_time": show_time(copy.copy_time),
                     }
                     for copy in remote.get(file.id, [])
+                ],
+                "removals": [
+                    {
+                        "store": removal.store.name,
+                        "status": removal.status.name,
+                        "actor": removal.actor,
+                        "reason": removal.reason,
+                        "time": show_time(removal.create_time),
+                        "purge": show_time(removal.purge_time),
+                        "ended": show_time(removal.end_time),
+                    }
+                    for removal in gone.get(file.id, [])
                 ],
             }
             for file in found
@@ -205,7 +219,7 @@ class Here(Desk):
             manifests.mark(listed.tolist())
             return []
 
-        return Freight(self.host.settings.name, entries(), mark)
+        return Freight(self.host.settings.name, entries(), mark, lambda number: manifests.ended(number, to))
 
 
 def _validated(file: File, librarian: str, copy: messages.ValidatedCopy) -> dict[str, Any]:

@@ -197,10 +197,10 @@ def _portion(
     if failed:
         intake.refuse(host, failed)
     rows = intake.staged([transfer.id for transfer, _ in found if transfer.id not in failed])
-    intake.take_in(host, row, store, rows, tally, order.policy)
+    lay_there = intake.take_in(host, row, store, rows, tally, order.policy)
     intake.tidy(host, staging_id)
     if order.move:
-        _settle_originals(store, rows, accepted, moved, adopted, tally)
+        _settle_originals(store, rows, accepted, moved, adopted, lay_there, tally)
     return known
 
 
@@ -368,10 +368,11 @@ def _settle_originals(
     accepted: list[Wanted],
     moved: dict[int, str],
     adopted: set[str],
+    lay_there: set[int],
     tally: Tally,
 ) -> None:
     """After a move: an original that was copied goes once it is stored, recorded and still what was read; one that was
-    renamed and not taken is put back."""
+    renamed and not taken is put back. What lay in the store already may be the original itself, seen by another path."""
     paths = {wanted.name: wanted.path for wanted in accepted}
     status = dict(_IN.select(_IN.id, _IN.status).where(among(_IN.id, [row.id for row in rows])).tuples())
     for row in rows:
@@ -381,9 +382,13 @@ def _settle_originals(
         try:
             if row.id in moved:
                 if status[row.id] is TransferStatus.FAILED and not os.path.lexists(path):
-                    os.rename(store.path(row.name), path)
+                    copying.rename(store.path(row.name), path, new=True)
             elif status[row.id] is TransferStatus.COMPLETED:
-                if digest.of_path(path) != row.checksum:
+                if row.id in lay_there:
+                    tally.problem(
+                        f"'{path}' was kept: the same bytes lay in {store.name} already, and it may be that very file"
+                    )
+                elif digest.of_path(path) != row.checksum:
                     tally.problem(f"'{path}' changed after it was copied; it was kept.")
                 elif os.path.isdir(path) and not os.path.islink(path):
                     copying.remove_tree(path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
@@ -118,8 +117,9 @@ def take_in(
     staged: Sequence[Staged],
     tally: Tally,
     policy: DeletionPolicy,
-) -> None:
-    """Judge one portion: what is right is stored and recorded, what is wrong is ended and named, the rest waits."""
+) -> set[int]:
+    """Judge one portion: what is right is stored and recorded, what is wrong is ended and named, the rest waits; returns
+    which of what was stored lay in its place already."""
     troubled = {fault.subject for fault in notices.standing() if fault.kind == "unreadable"}
     reasons = _known_otherwise(staged)
     judged = [each for each in staged if each.id not in reasons]
@@ -127,13 +127,14 @@ def take_in(
     judged = [each for each in judged if each.name not in busy]
     arrivals = [Arrival(each.staging_id or NOWHERE, each.name, each.size, each.checksum) for each in judged]
     outcomes = store.take_in(arrivals)
-    _without_way(
-        host, row, store, [each for each, what in zip(judged, outcomes) if what.fate is not Fate.STORED], tally
-    )
+    without = [each for each, what in zip(judged, outcomes) if what.fate is not Fate.STORED]
+    waits = _without_way(host, row, store, without, tally)
     stored: dict[FileKind, list[Staged]] = {FileKind.FILE: [], FileKind.DIRECTORY: []}
     for each, outcome in zip(judged, outcomes):
         if outcome.fate is Fate.STORED:
             stored[outcome.kind].append(each)
+        elif each.id in waits:
+            continue
         elif outcome.fate is Fate.UNKNOWN and notices.lasts(host, _subject(each), "unreadable", UNREADABLE_FOR):
             reasons[each.id] = f"it could not be read for long: {outcome.why}"
         elif outcome.fate is Fate.UNKNOWN:
@@ -155,6 +156,7 @@ def take_in(
             if each.id in reasons:
                 sender = f"from {each.source}" if each.source else "of an ingest"
                 tally.problem(f"'{names.shown(each.name)}' {sender} was not stored: {reasons[each.id]}")
+    return {each.id for each, outcome in zip(judged, outcomes) if outcome.lay_there}
 
 
 def make_way(host: Host, row: StoreRow, store: Store, called: Sequence[str], tally: Tally) -> set[str]:
@@ -173,13 +175,21 @@ def make_way(host: Host, row: StoreRow, store: Store, called: Sequence[str], tal
         return set(ids)
 
 
-def _without_way(host: Host, row: StoreRow, store: Store, staged: list[Staged], tally: Tally) -> None:
-    """What was not stored takes nobody's place: bad bytes that made way for it come back, since they may be all there is."""
+def _without_way(host: Host, row: StoreRow, store: Store, staged: list[Staged], tally: Tally) -> set[int]:
+    """What was not stored takes nobody's place: bad bytes that made way for it come back, since they may be all there is.
+    Returns which transfers must wait for another run, since somebody is setting aside or bringing back just now; what
+    cannot be moved now comes back with corruption-fixer."""
     if staged and Removal.select(SQL("1")).where(Removal.store == row.id, unfinished()).exists():
         called = among(File.name, [each.name for each in staged])
         files = [id for (id,) in raw_rows(File.select(File.id).where(called))]
-        with suppress(LockTaken, OSError):
+        try:
             removing.give_way_back(host, row, store, files)
+        except LockTaken:
+            tally.postponed += len(staged)
+            return {each.id for each in staged}
+        except OSError as trouble:
+            tally.details.append(f"what made way in {row.name} cannot be put back now: {trouble.strerror}")
+    return set()
 
 
 def _subject(each: Staged) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from peewee import SQL, Select, fn
 
@@ -197,7 +197,12 @@ def _query(host: Host, wish: Wish, origin: StoreRow, targets: list[StoreRow]) ->
         where &= among(Instance.file, wish.again)
     if wish.age_in_days is not None:
         where &= Instance.create_time >= host.now() - timedelta(days=wish.age_in_days)
-    columns = (File.name, File.size, File.checksum, File.uploader, File.kind, Instance.deletion_policy)
+    policy: Any = Instance.deletion_policy
+    if wish.again is not None:  # what comes in the stead of a copy may be let go just as that might
+        bad = Instance.alias()
+        mine = (bad.file == Instance.file) & (bad.store << [row.id for row in targets])
+        policy = fn.COALESCE(bad.select(fn.MIN(bad.deletion_policy)).where(mine), policy)
+    columns = (File.name, File.size, File.checksum, File.uploader, File.kind, policy)
     return Instance.select(Instance.id, *columns).join(File).where(where)
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple, TextIO
 
 from libtool import copying
@@ -24,6 +27,9 @@ from libtool.seams import seam
 #: Characters of the longest entry, and of what is read at once.
 LONGEST, BLOCK = 1 << 20, 1 << 18
 _FILES = "store_files"
+#: The line of an entry's transfer, and that of an entry without one.
+_NUMBER = re.compile(rb' *"outgoing_transfer_id": (\d{1,18})\n')
+_OVER = b'      "outgoing_transfer_id": -1\n'
 
 
 def lines(
@@ -52,9 +58,9 @@ def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def write(path: str, text: Iterable[str]) -> None:
+def write(path: str, text: Iterable[str], ended: Callable[[int], bool] = lambda number: False) -> None:
     """Write all of it or nothing, durably. A file that is there already is never replaced; one that says the very same
-    is as good as a new one."""
+    is as good as a new one. So is one with numbers of transfers that have ``ended`` since."""
     directory, name = os.path.split(os.path.abspath(path))
     part = os.path.join(directory, f"{RESERVED}part.{name}")
     try:
@@ -63,7 +69,7 @@ def write(path: str, text: Iterable[str]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
             seam("manifest: written")
-            _publish(part, path)
+            _publish(part, path, ended)
             seam("manifest: in place")
             with suppress(FileNotFoundError):
                 os.unlink(part)
@@ -90,7 +96,7 @@ def _alone(part: str) -> Iterator[TextIO]:
         yield stream
 
 
-def _publish(part: str, path: str) -> None:
+def _publish(part: str, path: str, ended: Callable[[int], bool]) -> None:
     """Give it its name without replacing anything."""
     try:
         try:
@@ -104,20 +110,22 @@ def _publish(part: str, path: str) -> None:
             return
     except FileExistsError:
         pass
-    if not _equal(part, path):
+    if not _equal(part, path, ended):
         os.unlink(part)
         why = f"'{path}' is there already, and it is not this manifest"
         raise Refused(why=why, how="Name another file, or move that one away.")
 
 
-def _equal(one: str, other: str) -> bool:
-    with open(one, "rb") as here, open(other, "rb") as there:
-        while True:
-            block = here.read(BLOCK)
-            if block != there.read(BLOCK):
-                return False
-            if not block:
-                return True
+def _equal(new: str, old: str, ended: Callable[[int], bool]) -> bool:
+    """Whether they say the same, line by line."""
+    with open(new, "rb") as here, open(old, "rb") as there:
+        one, other = (iter(partial(stream.readline, LONGEST), b"") for stream in (here, there))
+        for line, was in itertools.zip_longest(one, other):
+            if line != was:
+                number = _NUMBER.fullmatch(was or b"") if line == _OVER else None
+                if number is None or not ended(int(number[1])):
+                    return False
+    return True
 
 
 class Head(NamedTuple):

@@ -1,7 +1,8 @@
 """Manifests: the list of all files in a store, that travels with its disk to a librarian that takes them in by hand.
 
 A manifest can be asked for again: transfers that are under way by hand keep their numbers, and copies that were marked
-unavailable because they travel are listed as before, so that no answer that was lost on its way loses a file.
+unavailable because they travel are listed as before, whether or not they are at their destination by another way, so that
+no answer that was lost on its way loses a file.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from peewee import JOIN, SQL, Expression, fn
 
 from libtool.archive import librarians, places
 from libtool.archive.hands import Host, portions
+from libtool.archive.removing import COPIES_KEY
 from libtool.errors import TooLarge
-from libtool.models.base import among, raw_rows, writing
+from libtool.models.base import among, raw_rows, serialise, writing
 from libtool.models.tables import File, Instance, Librarian, OutgoingTransfer, RemoteInstance, Removal, live
 from libtool.models.tables import Store as StoreRow
 from libtool.peers.admin import Manifest, ManifestEntry, ManifestRequest
-from libtool.states import Owed, TransferStatus
+from libtool.states import Owed, RemovalStatus, TransferStatus
 from libtool.units import from_microseconds, stock_time, to_microseconds
 
 #: Files in one manifest that is sent as one answer.
@@ -64,6 +66,18 @@ def send(host: Host, row: StoreRow, destination: Librarian) -> None:
         with writing("manifest"):
             _send(host, row, destination, (Instance.id > after) & (Instance.id <= ids[-1]))
         after = ids[-1]
+
+
+def given_up(row: StoreRow, called: list[str]) -> set[str]:
+    """Which of these files have a copy in a store that was given up with a manifest."""
+    mine = Instance.select(File.name).join(File).where(Instance.store == row.id, _travels(row))
+    return {name for piece in portions(called, PAGE) for (name,) in raw_rows(mine.where(among(File.name, piece)))}
+
+
+def ended(number: int, destination: Librarian | None) -> bool:
+    """Whether a transfer to ``destination`` is over: its file arrived by another way, or with the disk."""
+    mine = (_OUT.id == number) & ~live(_OUT)
+    return destination is not None and _OUT.select().where(mine, _OUT.destination == destination.id).exists()
 
 
 def mark(ids: list[int]) -> None:
@@ -115,15 +129,16 @@ def _listed(row: StoreRow, destination: Librarian | None) -> Any:
 
 
 def _travels(row: StoreRow) -> Expression:
-    """The condition that a copy is unavailable only because it is on its way by hand: no carrier has its transfer, and
-    it was neither found bad nor removed."""
-    by_hand = (_OUT.store == row.id) & _OUT.queue.is_null() & _OUT.remote_id.is_null() & (_OUT.status == SQL("1"))
-    removed = Removal.select(SQL("1")).where(Removal.file == Instance.file, Removal.store == row.id)
-    return by_hand & (Instance.condition == SQL("0")) & ~fn.EXISTS(removed)
+    """The condition that a copy is unavailable only because it was given up with a manifest: it was neither found bad nor
+    removed since it came."""
+    since = (Removal.create_time >= Instance.create_time) & (Removal.status != RemovalStatus.RETURNED)
+    removed = Removal.select(SQL("1")).where(Removal.file == Instance.file, Removal.store == row.id, since)
+    return ~Instance.available & (Instance.condition == SQL("0")) & ~fn.EXISTS(removed)
 
 
 def _send(host: Host, row: StoreRow, destination: Librarian, which: Expression | None = None) -> None:
     """Write the transfers down, inside the caller's transaction."""
+    serialise(COPIES_KEY)  # what they read is not let go meanwhile
     there = RemoteInstance.select(SQL("1")).where(
         RemoteInstance.file == Instance.file, RemoteInstance.librarian == destination.id
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from peewee import fn
@@ -17,12 +17,18 @@ from libtool.stores.base import Store
 
 
 def register(host: Host, accept: tuple[str, ...] = ()) -> list[str]:
-    """Give every configured store a row and make its directories; returns the names of new ones. Safe to repeat."""
+    """Give every configured store a row and make its directories; returns the names of new ones. Safe to repeat.
+
+    A store that is switched off may be away, such as a disk that travels: then it is passed over.
+    """
     known = {row.name for row in StoreRow.select()}
+    off = {row.name for row in StoreRow.select().where(~StoreRow.enabled)} - set(accept)
     new = []
     for wanted in host.settings.add_stores:
         row = StoreRow(name=wanted.store_name, kind=wanted.store_type)
-        host.store(row).set_up(known=wanted.store_name in known and wanted.store_name not in accept)
+        name = wanted.store_name
+        with suppress(StoreUnavailable) if name in off else nullcontext():
+            host.store(row).set_up(known=name in known and name not in accept, accepted=name in accept)
         if wanted.store_name not in known:
             with writing("register store"):
                 StoreRow.insert(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from libtool import digest
 from libtool.archive import librarians, removing, verifying
@@ -39,6 +39,17 @@ READ_LATELY = 86400.0
 LONGEST_HOLD = timedelta(days=1)
 
 
+class Sized(Protocol):
+    """What has a size in bytes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+
+F = TypeVar("F", bound=Sized)
+
+
 class Wanted(NamedTuple):
     """A file of which copies are to be proved."""
 
@@ -60,13 +71,18 @@ class _Here(NamedTuple):
 def answer(host: Host, caller: Caller, message: messages.Validate, most: float) -> messages.ValidateAnswer:
     """What our copies of these files are, and with ``depth`` those at our neighbours; None for a file that is unknown.
 
-    At most ``most`` seconds go into it. Only a neighbour's request keeps copies for it or is passed on.
+    At most ``most`` seconds go into it. Only a neighbour's request keeps copies for it or is passed on: who wants copies
+    kept and is none is told nothing of them that it could count on.
     """
     neighbour = Librarian.select().where(Librarian.name == caller.name, ~Librarian.removed).exists()
     budget = Budget(min(message.seconds, most), time.monotonic)
     first = budget.share(2) if message.depth else budget
     hold = min(timedelta(seconds=message.hold), LONGEST_HOLD) if neighbour else timedelta(0)
     found = own(host, message.names, message.max_age, first, hold, note=neighbour)
+    if message.hold and not neighbour:
+        why = f"it is not kept for {caller.name}, which is no librarian that is registered here"
+        for copy in (copy for copies in found.values() for copy in copies if copy.good):
+            copy.good, copy.why = None, why
     if message.depth and (neighbour or caller.admin):
         known = [Wanted(*row) for row in raw_rows(_files().where(among(File.name, list(found))))]
         ask = messages.Validate([], message.max_age, depth=message.depth - 1)
@@ -208,7 +224,7 @@ def gather(
         share = budget.share(len(asked) - n)
 
         def deed(peer: Peer, files: list[Wanted] = files, share: Budget = share) -> None:
-            for file, report in reports(peer, files, ask, share):
+            for file, report in reports(host, peer, files, ask, share):
                 found[file.id].append(report)
 
         librarians.ask(host, librarian, tally, "validation", lambda files=files: len(files), deed)  # type: ignore[misc]
@@ -216,23 +232,25 @@ def gather(
 
 
 def reports(
-    peer: Peer, files: Sequence[Wanted], ask: messages.Validate, budget: Budget
+    host: Host, peer: Peer, files: Sequence[Wanted], ask: messages.Validate, budget: Budget
 ) -> Iterator[tuple[Wanted, Report]]:
-    """What one librarian says, as far as time allows."""
+    """What one librarian says, as far as time allows; each report with the time of the request that it answers."""
     if peer.can(features.VALIDATE):
-        for file, copy in _asked(peer, files, ask, budget):
-            age = copy.age if copy.good else None
-            told = (copy.librarian, copy.store, copy.good, copy.size, copy.checksum, age)
-            yield file, Report(peer.name, *told)
+        for part in parts(files):
+            asked = host.now()
+            for file, copy in _asked(peer, part, ask, budget):
+                age = copy.age if copy.good else None
+                told = (copy.librarian, copy.store, copy.good, copy.size, copy.checksum, age)
+                yield file, Report(peer.name, *told, asked)
     else:
-        yield from _stock(peer, files, budget)
+        yield from _stock(host, peer, files, budget)
 
 
 def _asked(
     peer: Peer, files: Sequence[Wanted], ask: messages.Validate, budget: Budget
 ) -> Iterator[tuple[Wanted, ValidatedCopy]]:
     """Ask a libtool librarian, in requests that it can answer in time."""
-    for part in _parts(files):
+    for part in parts(files):
         if not budget.left:
             return
         seconds = min(ASK_SECONDS, budget.seconds)
@@ -246,9 +264,9 @@ def _asked(
                 yield file, copy
 
 
-def _parts(files: Sequence[Wanted]) -> Iterator[list[Wanted]]:
-    """Some hundred files, and no more bytes than are read in half the time."""
-    part: list[Wanted] = []
+def parts(files: Sequence[F]) -> Iterator[list[F]]:
+    """What one request is about: some hundred files, and no more bytes than are read in half the time."""
+    part: list[F] = []
     size = 0
     for file in files:
         if part and (len(part) >= ASK_FILES or size + file.size > RATE * ASK_SECONDS / 2):
@@ -260,13 +278,14 @@ def _parts(files: Sequence[Wanted]) -> Iterator[list[Wanted]]:
         yield part
 
 
-def _stock(peer: Peer, files: Sequence[Wanted], budget: Budget) -> Iterator[tuple[Wanted, Report]]:
+def _stock(host: Host, peer: Peer, files: Sequence[Wanted], budget: Budget) -> Iterator[tuple[Wanted, Report]]:
     """Ask a stock librarian, file by file. It does not say when it read what it tells of, so it counts as just now, and
     only in this run; what it passes on from others has no date at all."""
     stumbled, trouble = 0, None
     for file in files:
         if not budget.left:
             return
+        asked = host.now()
         try:
             told: list[messages.Validation] = peer.ask(
                 "validate/file", messages.ValidateFile(file.name), list[messages.Validation]
@@ -286,7 +305,7 @@ def _stock(peer: Peer, files: Sequence[Wanted], budget: Budget) -> Iterator[tupl
             good = each.computed_same_checksum and same and each.current_size == each.original_size
             age = 0.0 if each.librarian == peer.name else None
             what = (each.librarian, each.store, good, each.current_size, each.current_checksum, age)
-            yield file, Report(peer.name, *what)
+            yield file, Report(peer.name, *what, asked)
     if trouble is not None:
         raise trouble
 

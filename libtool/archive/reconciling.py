@@ -109,7 +109,7 @@ def _adopt(host: Host, librarian: Librarian, peer: Peer, budget: Budget, tally: 
             break
     if adopted:
         tally.done += adopted
-        text = f"librarian {librarian.name} delivered {adopted} files that lie here and are not in the catalogue"
+        text = f"librarian {librarian.name} counts on {adopted} files that lie here and have no copy in the catalogue"
         tally.lines.append(f"{text}; recv-clone reads and records them")
 
 
@@ -221,7 +221,7 @@ def _planned(host: Host, librarian: Librarian, peer: Peer, budget: Budget) -> li
         after = files[-1].id
         adopted += len(adopting.adoptable(host, librarian.name, files))
     if adopted:
-        text = f"librarian {librarian.name} delivered {adopted} files that lie here and are not in the catalogue"
+        text = f"librarian {librarian.name} counts on {adopted} files that lie here and have no copy in the catalogue"
         lines.append(f"{text}; recv-clone would read and record them")
     after = 0
     gone: list[Copy] = []

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from peewee import SQL, Expression, fn
 
-from libtool.archive import verifying
+from libtool.archive import notices, verifying
 from libtool.archive.hands import Host, Tally, portions
 from libtool.archive.verifying import Copy
 from libtool.errors import FileChanged, LibtoolError, StoreUnavailable
 from libtool.models.base import among, insert_rows, raw_rows, serialise, writing
-from libtool.models.tables import File, Instance, OutgoingTransfer, Removal, Retry, live, unfinished
+from libtool.models.tables import (
+    File,
+    IncomingTransfer,
+    Instance,
+    OutgoingTransfer,
+    Removal,
+    Retry,
+    live,
+    unfinished,
+)
 from libtool.models.tables import Store as StoreRow
 from libtool.names import shown
 from libtool.states import Cause, Condition, DeletionPolicy, Proof, RemovalStatus
@@ -31,6 +40,12 @@ from libtool.units import to_microseconds
 COPIES_KEY = 0x636F70696573
 #: Removals that are carried out under one hold of the lock.
 PORTION = 200
+#: Seconds that may pass between asking the holders of other copies and deciding on the strength of what they say.
+SLACK = 600.0
+#: What was written to so long before it was set aside is not taken for written to since: clocks differ.
+CLOCKS = timedelta(hours=1)
+#: The trouble of bytes that are set aside and were written to there.
+CHANGED = "changed aside"
 _COLUMNS = ["file_id", "store_id", "cause", "status", "aside_id", "actor", "reason", "copies", "forget", "create_time"]
 _COLUMNS += ["purge_time"]
 #: What whoever holds the lock goes on with.
@@ -54,6 +69,7 @@ class Order(NamedTuple):
     copy: Copy
     reason: str
     identity: tuple[int, ...]
+    asked: datetime | None = None  #: when the holders of others were asked; None: nobody was
 
 
 def actor(command: str) -> str:
@@ -63,6 +79,11 @@ def actor(command: str) -> str:
     except (KeyError, OSError):
         who = str(os.getuid())
     return f"{command} by {who} on {os.uname().nodename}"
+
+
+def subject(row: StoreRow, removal: Removal) -> str:
+    """What notices call a copy."""
+    return f"copy '{shown(removal.file.name)}' in {row.name}"
 
 
 def lock(row: StoreRow) -> str:
@@ -93,12 +114,13 @@ def _which(condition: Expression) -> list[int]:
 
 def decide(host: Host, row: StoreRow, orders: Sequence[Order], warrant: Warrant) -> dict[int, str]:
     """Write the removals down, and make the copies unavailable, in one transaction; returns which copies stay after all,
-    because somebody needs them since they were looked at, and why."""
-    now = host.now()
+    because somebody needs them since they were looked at, or what was said of others is too old by now, and why."""
     by_id = {order.copy.id: order for order in orders}
     with writing("removal decided"):
         serialise(COPIES_KEY)
-        stays = needed(host, list(by_id))
+        now = host.now()
+        old = [id for id, order in by_id.items() if too_old(order.asked, now)]
+        stays = dict.fromkeys(old, "what its holders said is too old by now") | needed(host, list(by_id))
         going = among(Instance.id, [id for id in by_id if id not in stays]) & Instance.available
         if not warrant.forced:
             going &= (Instance.deletion_policy == DeletionPolicy.ALLOWED) & (Instance.condition == Condition.SOUND)
@@ -108,6 +130,11 @@ def decide(host: Host, row: StoreRow, orders: Sequence[Order], warrant: Warrant)
         insert_rows(Removal, _COLUMNS, [(*_row(order, row, Cause.DELETED, warrant.actor), *ends) for order in taken])
     done = {order.copy.id for order in taken}
     return stays | {id: "it changed meanwhile" for id in by_id if id not in done and id not in stays}
+
+
+def too_old(asked: datetime | None, now: datetime) -> bool:
+    """Whether what holders said, when they were asked then, is no ground for a deletion any more."""
+    return asked is not None and not timedelta(0) <= now - asked <= timedelta(seconds=SLACK)
 
 
 def _row(order: Order, row: StoreRow, cause: Cause, who: str) -> tuple[object, ...]:
@@ -126,46 +153,64 @@ def carry_out(
     orders: Sequence[Order] = (),
     files: Sequence[int] | None = None,
 ) -> set[int]:
-    """Do what stands written for a store (or for these ``files`` of it): set aside, bring back, purge; returns of which
-    files a copy is set aside now. LockTaken when somebody else is at it.
+    """Do what stands written for a store (or for these ``files`` of it): set aside, bring back, end a purge; returns of
+    which files a copy is set aside now. LockTaken when somebody else is at it.
 
     A copy that is not what ``orders`` say was read, or of which nobody knows what was read, is read first: what is not
-    as recorded stays and is told.
+    as recorded stays and is told. What somebody else was to purge, and has not begun to, is kept aside and decided on
+    anew: the others may have gone since.
     """
     identities = {order.copy.file: order.identity for order in orders}
-    mine = (Removal.store == row.id) & unfinished() & (Removal.status << list(_BEGUN))
+    mine = _begun(row)
     if files is not None:
         mine &= among(Removal.file, files)
-    aside: set[int] = set()
     if not Removal.select(SQL("1")).where(mine).exists():
-        return aside
+        return set()
+
+    def step(removal: Removal) -> RemovalStatus:
+        if removal.status is RemovalStatus.RETURNING:
+            return _return(host, row, store, removal, tally)
+        if removal.status is RemovalStatus.PURGING:
+            return _abandoned(store, removal)
+        return _set_aside(host, row, store, removal, identities.get(removal.file_id), tally)
+
     with host.lock(lock(row)):
-        todo = list(Removal.select(Removal, File).join(File).where(mine).order_by(Removal.id))
-        for portion in portions(todo, PORTION):
-            done: dict[RemovalStatus, list[Removal]] = {}
-            for removal in portion:
-                try:
-                    found = _step(host, row, store, removal, identities.get(removal.file_id), tally)
-                except OSError as trouble:
-                    found = removal.status
-                    name, why = shown(removal.file.name), trouble.strerror
-                    tally.wait(f"the copy of '{name}' in {row.name} cannot be moved now: {why}")
-                if found is not removal.status:
-                    done.setdefault(found, []).append(removal)
-            _write_down(host, row, done)
-            aside |= {removal.file_id for removal in done.get(RemovalStatus.ASIDE, ())}
-    return aside
+        aside = _each(host, row, mine, step, tally).get(RemovalStatus.ASIDE, ())
+        return {removal.file_id for removal in aside if removal.status is RemovalStatus.DECIDED}
 
 
-def _step(
-    host: Host, row: StoreRow, store: Store, removal: Removal, identity: tuple[int, ...] | None, tally: Tally
-) -> RemovalStatus:
-    if removal.status is RemovalStatus.RETURNING:
-        return _return(host, row, store, removal, tally)
-    if removal.status is RemovalStatus.PURGING:
-        store.purge(removal.aside_id)
-        return RemovalStatus.PURGED
-    return _set_aside(host, row, store, removal, identity, tally)
+def _begun(row: StoreRow) -> Expression:
+    return (Removal.store == row.id) & unfinished() & (Removal.status << list(_BEGUN))
+
+
+def _each(
+    host: Host, row: StoreRow, mine: Expression, step: Callable[[Removal], RemovalStatus], tally: Tally
+) -> dict[RemovalStatus, list[Removal]]:
+    """Take a step with each of these removals and write down how far it came; by what has changed. Under the lock."""
+    changed: dict[RemovalStatus, list[Removal]] = {}
+    for portion in portions(list(Removal.select(Removal, File).join(File).where(mine).order_by(Removal.id)), PORTION):
+        done: dict[RemovalStatus, list[Removal]] = {}
+        for removal in portion:
+            try:
+                found = step(removal)
+            except OSError as trouble:
+                name, why = shown(removal.file.name), trouble.strerror
+                tally.wait(f"the copy of '{name}' in {row.name} cannot be moved now: {why}")
+                continue
+            if found is not removal.status:
+                done.setdefault(found, []).append(removal)
+        _write_down(host, row, done)
+        for status, removals in done.items():
+            changed.setdefault(status, []).extend(removals)
+    return changed
+
+
+def _abandoned(store: Store, removal: Removal) -> RemovalStatus:
+    """Whoever was to purge this has died, or could not: what is whole stays, and the rest of what is not goes."""
+    if store.look_aside(removal.file.name, removal.aside_id, removal.file.size, removal.create_time) is not None:
+        return RemovalStatus.ASIDE
+    store.purge(removal.aside_id)
+    return RemovalStatus.PURGED
 
 
 def _write_down(host: Host, row: StoreRow, done: dict[RemovalStatus, list[Removal]]) -> None:
@@ -249,13 +294,29 @@ def make_way(host: Host, row: StoreRow, store: Store, files: Sequence[int], tall
 
 def give_way_back(host: Host, row: StoreRow, store: Store, files: Sequence[int]) -> None:
     """Put bad bytes of these files back into their places, unless something else lies there."""
-    mine = (Removal.store == row.id) & (Removal.cause == Cause.DAMAGED) & (Removal.status == RemovalStatus.ASIDE)
-    todo = list(Removal.select(Removal, File).join(File).where(mine, unfinished(), among(Removal.file, files)))
-    if not todo:
+    _give_back(host, row, store, _made_way(row) & among(Removal.file, files))
+
+
+def give_left_back(host: Host, row: StoreRow, store: Store) -> None:
+    """Put bad bytes back that made way for what has not come and does not come any more."""
+    bad = ~Instance.available & (Instance.condition > SQL("0"))
+    here = Instance.select(SQL("1")).where(Instance.file == Removal.file, Instance.store == Removal.store, bad)
+    name = File.select(File.name).where(File.id == Removal.file)
+    coming = IncomingTransfer.select(SQL("1")).where(IncomingTransfer.name == name, live(IncomingTransfer))
+    _give_back(host, row, store, _made_way(row) & fn.EXISTS(here) & ~fn.EXISTS(coming))
+
+
+def _made_way(row: StoreRow) -> Expression:
+    mine = (Removal.store == row.id) & (Removal.cause == Cause.DAMAGED)
+    return mine & unfinished() & (Removal.status == RemovalStatus.ASIDE)
+
+
+def _give_back(host: Host, row: StoreRow, store: Store, mine: Expression) -> None:
+    if not Removal.select(SQL("1")).where(mine).exists():
         return
     with host.lock(lock(row)):
         back = []
-        for removal in todo:
+        for removal in Removal.select(Removal, File).join(File).where(mine):
             try:
                 if store.bring_back(removal.file.name, removal.aside_id):
                     back.append(removal)
@@ -285,17 +346,48 @@ def due(host: Host, row: StoreRow, after: int, limit: int) -> list[Removal]:
     return list(Removal.select(Removal, File).join(File).where(old).order_by(Removal.id).limit(limit))
 
 
-def purge(host: Host, row: StoreRow, store: Store, removals: Sequence[Removal], tally: Tally) -> int:
-    """Remove what is set aside for good; returns how many. LockTaken when somebody else is at it."""
-    ids = [removal.id for removal in removals]
-    if not ids:
-        return 0
-    with host.lock(lock(row)), writing("purge decided"):
-        aside = among(Removal.id, ids) & (Removal.status == RemovalStatus.ASIDE)
-        Removal.update(status=RemovalStatus.PURGING).where(aside).execute()
-    carry_out(host, row, store, tally, files=[removal.file_id for removal in removals])
-    over = among(Removal.id, ids) & (Removal.status == RemovalStatus.PURGED)
-    return int(Removal.select().where(over).count())
+def purge(
+    host: Host,
+    row: StoreRow,
+    store: Store,
+    removals: Sequence[Removal],
+    tally: Tally,
+    asked: Mapping[int, datetime] | None = None,
+) -> set[int]:
+    """Remove what is set aside for good; returns of which removals. LockTaken when somebody else is at it.
+
+    ``asked`` says when the holders of others were asked, by removal: where that is too long ago by now, it stays.
+    """
+    if not removals:
+        return set()
+    with host.lock(lock(row)):
+        with writing("purge decided"):
+            now, known = host.now(), asked or {}
+            ids = [removal.id for removal in removals if not too_old(known.get(removal.id), now)]
+            aside = among(Removal.id, ids) & (Removal.status == RemovalStatus.ASIDE)
+            Removal.update(status=RemovalStatus.PURGING).where(aside).execute()
+
+        def step(removal: Removal) -> RemovalStatus:
+            if changed(store, removal):
+                return RemovalStatus.ASIDE
+            store.purge(removal.aside_id)
+            return RemovalStatus.PURGED
+
+        mine = _begun(row) & among(Removal.id, ids) & (Removal.status == RemovalStatus.PURGING)
+        return {removal.id for removal in _each(host, row, mine, step, tally).get(RemovalStatus.PURGED, ())}
+
+
+def changed(store: Store, removal: Removal) -> str:
+    """Why what is set aside is not what was: somebody went on writing there, and that may lie nowhere else. Empty when it
+    is the same, and when it need not be: bad bytes, or what a person wanted to go whatever it is. It is only read when it
+    seems to have changed."""
+    whatever = removal.cause is not Cause.DELETED or not removal.copies
+    file = removal.file
+    begun: datetime = removal.create_time
+    if whatever or store.look_aside(file.name, removal.aside_id, file.size, begun - CLOCKS) is not False:
+        return ""
+    reading = store.read_aside(file.name, removal.aside_id, file.size, file.checksum, file.kind)
+    return "" if reading.good else reading.why
 
 
 def bytes_aside(row: StoreRow) -> int:
@@ -311,10 +403,9 @@ def bring_back(host: Host, row: StoreRow, store: Store, file: File, tally: Tally
     """Put a deleted copy of a file that is still set aside back into its place, read it, and count it again; whether it is
     there and right. LockTaken when somebody else is at it, StoreUnavailable when it cannot be moved now."""
     mine = (Removal.file == file.id) & (Removal.store == row.id) & (Removal.cause == Cause.DELETED)
-    whole = Removal.status << [RemovalStatus.DECIDED, RemovalStatus.ASIDE, RemovalStatus.RETURNING]
     store.check()
     with host.lock(lock(row)):
-        removal = Removal.select().where(mine, unfinished(), whole).order_by(Removal.id.desc()).first()
+        removal = Removal.select().where(mine, unfinished()).order_by(Removal.id.desc()).first()
         if removal is None:
             return False
         with writing("return decided"):
@@ -327,7 +418,7 @@ def bring_back(host: Host, row: StoreRow, store: Store, file: File, tally: Tally
         if found is not RemovalStatus.RETURNING:
             _write_down(host, row, {found: [removal]})
     here = (Instance.file == file.id) & (Instance.store == row.id) & Instance.available
-    return bool(Instance.select().where(here).exists())
+    return found is RemovalStatus.RETURNED and bool(Instance.select().where(here).exists())
 
 
 def _return(host: Host, row: StoreRow, store: Store, removal: Removal, tally: Tally) -> RemovalStatus:
@@ -337,9 +428,11 @@ def _return(host: Host, row: StoreRow, store: Store, removal: Removal, tally: Ta
         if not store.bring_back(file.name, removal.aside_id):
             return RemovalStatus.PURGED  # neither place has it
     except FileExistsError:
-        tally.wait(f"'{shown(file.name)}' stays set aside in {row.name}: something else lies in its place")
+        what = "something else lies in its place"
+        tally.wait(f"'{shown(file.name)}' stays set aside in {row.name}: {what}, {store.path(file.name)}")
         return RemovalStatus.ASIDE
     reading = store.read(file.name, file.size, file.checksum, file.kind)
+    notices.over(host, tally, subject(row, removal), CHANGED)
     with writing("brought back"):
         # Somebody wanted it back: it is not let go again unless somebody allows that.
         known: dict[str, Any] = {"file": file.id, "store": row.id, "create_time": host.now(), "available": False}
@@ -355,11 +448,12 @@ def _return(host: Host, row: StoreRow, store: Store, removal: Removal, tally: Ta
 
 
 def homes(file: File) -> list[StoreRow]:
-    """The stores in which a deleted copy of a file is still set aside."""
-    whole = Removal.status << [RemovalStatus.DECIDED, RemovalStatus.ASIDE, RemovalStatus.RETURNING]
-    mine = (Removal.file == file.id) & (Removal.cause == Cause.DELETED) & unfinished() & whole
+    """The stores in which a deleted copy of a file is still set aside, and no other has come to its place."""
+    mine = (Removal.file == file.id) & (Removal.cause == Cause.DELETED) & unfinished()
     stores = Removal.select(Removal.store).where(mine)
-    return list(StoreRow.select().where(StoreRow.id << stores, StoreRow.enabled).order_by(StoreRow.id))
+    anew = Instance.select(Instance.store).where(Instance.file == file.id, Instance.available)
+    usable = StoreRow.enabled & ~(StoreRow.id << anew)
+    return list(StoreRow.select().where(StoreRow.id << stores, usable).order_by(StoreRow.id))
 
 
 def recover(host: Host, file: File, tally: Tally) -> str | None:

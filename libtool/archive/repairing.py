@@ -7,8 +7,8 @@ is asked to forget a copy, and nothing is ever taken from a copy that was not re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from peewee import SQL, fn
 
@@ -27,8 +27,6 @@ from libtool.stores.base import Reading, Store
 
 #: Copies that are looked at together.
 PORTION = 200
-#: A copy that could not be read for so long is got anew like a damaged one; its bytes are kept as those are.
-UNREADABLE_FOR = timedelta(days=1)
 #: A neighbour that refused so many files in a row is asked for no more in this run.
 REFUSALS = 20
 
@@ -39,6 +37,7 @@ def repair(host: Host, budget: Budget, tally: Tally, progress: Callable[[int], N
         if not row.enabled:
             continue
         watch = Watch(host, row)
+        asked = _Asked()
         try:
             store = host.store(row)
             store.check()
@@ -51,23 +50,50 @@ def repair(host: Host, budget: Budget, tally: Tally, progress: Callable[[int], N
                 if not portion:
                     break
                 after = portion[-1].id
-                _portion(host, row, store, portion, watch, budget, tally)
+                _portion(host, row, store, portion, watch, asked, budget, tally)
                 if progress is not None:
                     progress(len(portion))
+            asked.settle(host, row, budget, tally)
             notices.over(host, tally, f"store {row.name}", "unavailable")
         except LockTaken:
             tally.wait(f"store {row.name}: somebody else sets aside or brings back copies just now")
         except StoreUnavailable as trouble:
-            tally.postponed += 1
-            notices.trouble(host, tally, f"store {row.name}", "unavailable", trouble.text)
+            verifying.unavailable(host, row, tally, trouble)
         verifying.settle(host, watch, tally)
 
 
+@dataclass
+class _Asked:
+    """What came of asking for the bad copies of one store."""
+
+    refused: dict[str, str] = field(default_factory=dict)  #: what nobody gives, and what they say: name → words
+    unsure: bool = False  #: somebody was not asked, or did not answer
+
+    def settle(self, host: Host, row: StoreRow, budget: Budget, tally: Tally) -> None:
+        """A file that nobody gives is told when that lasts: only a person can do something about it."""
+        if self.refused:
+            name, why = next(iter(self.refused.items()))
+            text = f"nobody who was asked gives a right copy of {len(self.refused)} of its files, such as "
+            text += f"'{shown(name)}' ({why}). If there is none, 'libtool ingest' the original again under the same "
+            text += "name, or put right bytes in its place: corruption-fixer finds them"
+            notices.trouble(host, tally, f"store {row.name}", "no right copy", text)
+        elif not self.unsure and budget.left:
+            notices.over(host, tally, f"store {row.name}", "no right copy")
+
+
 def _portion(
-    host: Host, row: StoreRow, store: Store, portion: Sequence[Copy], watch: Watch, budget: Budget, tally: Tally
+    host: Host,
+    row: StoreRow,
+    store: Store,
+    portion: Sequence[Copy],
+    watch: Watch,
+    asked: _Asked,
+    budget: Budget,
+    tally: Tally,
 ) -> None:
     """Read once more; what still is bad is got anew."""
     coming = _coming(portion)
+    _keep_policy(row, coming)
     for copy in portion:
         if copy.name in coming:
             tally.wait(f"{verifying.subject(row, copy)} is on its way")
@@ -79,14 +105,16 @@ def _portion(
     bad = [copy for copy, reading in found if not reading.good]
     bad = [copy for copy in verifying.copies(among(Instance.id, [each.id for each in bad])) if not copy.available]
     bad = _elsewhere(host, row, bad, budget, tally)
-    _ask_all(host, row, {copy.file: copy for copy in bad}, budget, tally)
+    _ask_all(host, row, {copy.file: copy for copy in bad}, asked, budget, tally)
+    _keep_policy(row, [copy.name for copy in bad])
 
 
 def _give_up_unreadable(watch: Watch, copies: Iterable[Copy]) -> None:
     """What could not be read for long is not counted any more, so that it may come anew; unless that is so much that it is
     the disk which cannot be read."""
     mine = among(Instance.id, [copy.id for copy in copies]) & Instance.available
-    mine &= (Instance.condition == Condition.UNREADABLE) & (Instance.checked_time < watch.host.now() - UNREADABLE_FOR)
+    before = watch.host.now() - verifying.UNREADABLE_FOR
+    mine &= (Instance.condition == Condition.UNREADABLE) & (Instance.checked_time < before)
     count = Instance.select().where(mine).count()
     if count and not watch.hopeless(count):
         with writing("unreadable for long"):
@@ -99,6 +127,17 @@ def _coming(copies: Sequence[Copy]) -> set[str]:
     under_way = among(IncomingTransfer.name, [copy.name for copy in copies]) & live(IncomingTransfer)
     under_way &= (IncomingTransfer.status > TransferStatus.INITIATED) | IncomingTransfer.claim.is_null(False)
     return {name for (name,) in raw_rows(IncomingTransfer.select(IncomingTransfer.name).where(under_way))}
+
+
+def _keep_policy(row: StoreRow, called: Collection[str]) -> None:
+    """What comes in the stead of a bad copy may be let go just as that might."""
+    coming = IncomingTransfer
+    mine = among(coming.name, list(called)) & live(coming) & coming.deletion_policy.is_null()
+    if called and coming.select(SQL("1")).where(mine).exists():
+        own = Instance.select(Instance.deletion_policy).join(File)
+        with writing("policy kept"):
+            policy = own.where(File.name == coming.name, Instance.store == row.id)
+            coming.update(deletion_policy=policy).where(mine).execute()
 
 
 def _elsewhere(host: Host, row: StoreRow, bad: list[Copy], budget: Budget, tally: Tally) -> list[Copy]:
@@ -122,7 +161,7 @@ def _elsewhere(host: Host, row: StoreRow, bad: list[Copy], budget: Budget, tally
 # -- from neighbours ----------------------------------------------------------------------------------------------
 
 
-def _ask_all(host: Host, row: StoreRow, wanted: dict[int, Copy], budget: Budget, tally: Tally) -> None:
+def _ask_all(host: Host, row: StoreRow, wanted: dict[int, Copy], asked: _Asked, budget: Budget, tally: Tally) -> None:
     """Ask one neighbour after the other for what is still wanted."""
     if not wanted:
         return
@@ -151,6 +190,10 @@ def _ask_all(host: Host, row: StoreRow, wanted: dict[int, Copy], budget: Budget,
     for file, copy in wanted.items():
         why = "; ".join(said[file]) or "no neighbour that can be asked has it"
         tally.wait(f"{verifying.subject(row, copy)} cannot be got anew now: {why}")
+        if len(said[file]) == sum(file in files for files in where.values()):
+            asked.refused[copy.name] = why
+        else:
+            asked.unsure = True
 
 
 def _givers(wanted: dict[int, Copy]) -> dict[int, list[int]]:
@@ -209,6 +252,7 @@ def _clear(host: Host, row: StoreRow, store: Store, tally: Tally) -> None:
             verifying.record(Watch(host, other), read, Proof.CHECK, tally)
             right |= {copy.file for copy, reading in read if reading.good}
         removing.purge(host, row, store, [each for each in portion if each.file_id in right], tally)
+    removing.give_left_back(host, row, store)
 
 
 def plan(host: Host) -> Iterable[str]:

@@ -8,6 +8,7 @@ answer changes nothing. ``reconcile`` looks at all transfers, the hypervisors at
 from __future__ import annotations
 
 import random
+import shlex
 from array import array
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -270,7 +271,8 @@ def _act_outgoing(host: Host, destination: Librarian, verdicts: list[Verdict], t
         if count:
             tally.details.append(f"{count} {text}")
     for it in by_step.get(Step.PARK, []):
-        how = f"Settle it there, then run 'libtool retry --librarian {name}'."
+        file = shlex.quote(shown(it.row.name))
+        how = f"Settle it there, then run 'libtool retry --librarian {name} {file}'."
         tally.problem(f"'{shown(it.row.name)}' will not be taken by {name}: {it.found.why}. {how}")
     _remark(tally, name, verdicts)
 

@@ -6,6 +6,7 @@ What got a place is queued; what is there already is recorded; what will never b
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -232,7 +233,8 @@ def park(host: Host, destination: Librarian, reasons: dict[int, str], tally: Tal
         ended = attempts.fail(reasons, host.now(), tell=False, parked=True)
     called = attempts.named(row.id for row in ended)
     for id, name in called.items():
-        how = f"Settle it there, then run 'libtool retry --librarian {destination.name}'."
+        command = f"libtool retry --librarian {destination.name} {shlex.quote(names.shown(name))}"
+        how = f'Settle it there, then run "{command}"; or take it in under another name.'
         tally.problem(f"'{names.shown(name)}' was refused by {destination.name}: {reasons[id]}. {how}")
 
 

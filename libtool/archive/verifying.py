@@ -2,21 +2,23 @@
 
 A copy that is not what was recorded is unavailable from then on: it is neither sent nor counted, and may come again.
 Its bytes stay where they are. When too many of a store turn bad at once, none of them is marked: then the disk is the
-suspect and not the files, and a person must look.
+suspect and not the files, and a person must look. What was found so is read first from then on, and the store is the
+suspect until all of that was read again, and turned out to be right or was marked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from peewee import SQL, fn
 
 from libtool.archive import notices
 from libtool.archive.hands import Host, Tally
+from libtool.errors import StoreUnavailable
 from libtool.models.base import among, raw_rows, writing
-from libtool.models.tables import File, Instance, Removal, unfinished
+from libtool.models.tables import Fault, File, Instance, Removal, unfinished
 from libtool.models.tables import Store as StoreRow
 from libtool.names import shown
 from libtool.states import Cause, Condition, FileKind, Proof
@@ -26,6 +28,8 @@ from libtool.stores.base import Reading, Store
 #: this run, or more than one in so many of all in the store within a day.
 BAD_LEAST, BAD_OF_READ, BAD_OF_ALL = 10, 10, 20
 BAD_WITHIN = timedelta(days=1)
+#: A copy that could not be read for so long is given up, and got anew like a damaged one; its bytes are kept as those are.
+UNREADABLE_FOR = timedelta(days=1)
 
 
 class Copy(NamedTuple):
@@ -71,6 +75,7 @@ class Watch:
         self.host, self.row, self.believe = host, row, believe
         self.read = self.bad = 0
         self.suspect = ""  #: why the store is suspected; empty while it is not
+        self.whole = False  #: whether all that was due was read
 
     def too_many(self, new: Sequence[tuple[Copy, Reading]]) -> bool:
         """Count these; whether the store is the suspect now. What was known to be bad is no news."""
@@ -91,8 +96,10 @@ class Watch:
 
     def hopeless(self, count: int) -> bool:
         """Whether so many copies that nothing can read make the store the suspect."""
+        if count < BAD_LEAST:
+            return bool(self.suspect)
         of_all = Instance.select(fn.COUNT(Instance.id)).where(Instance.store == self.row.id).scalar()
-        if count >= BAD_LEAST and count * BAD_OF_ALL > of_all and not self.believe:
+        if count * BAD_OF_ALL > of_all and not self.believe:
             self.suspect = f"{count} of its {of_all} copies could not be read for a day"
         return bool(self.suspect)
 
@@ -128,6 +135,10 @@ def record(
             mine = among(Instance.id, [copy.id for copy in back]) & (Instance.condition > SQL("0")) & ~_removed()
             Instance.update(**good, available=True).where(mine).execute()
         marked = [] if withheld else [(copy, reading) for copy, reading in others if _mark(copy, reading, now)]
+        if withheld:  # these are read first, however lately they were found right, until it is known what they are
+            again = [copy.id for copy, reading in others if copy.available and reading.good is False]
+            mine = among(Instance.id, again) & Instance.available & Instance.asked_time.is_null()
+            Instance.update(asked_time=now).where(mine).execute()
     if tally is not None:
         tally.failed += len(marked)
         tally.lines += [_line(watch.row, copy, reading) for copy, reading in marked]
@@ -169,6 +180,39 @@ def subject(row: StoreRow, copy: Copy) -> str:
     return f"copy '{shown(copy.name)}' in {row.name}"
 
 
+def suspected(row: StoreRow) -> datetime | None:
+    """Since when a store has been the suspect; None when it is not."""
+    fault = _suspicion(row)
+    return None if fault is None else fault.first_time
+
+
+def _suspicion(row: StoreRow) -> Fault | None:
+    found: Fault | None = Fault.get_or_none(subject=f"store {row.name}", kind="suspect")
+    return found
+
+
+def _cleared(watch: Watch, fault: Fault) -> bool:
+    """Whether nothing speaks against a suspected store any more: all that was found bad was read again, and is right or
+    was marked, and it does not hold too much that nothing can read."""
+    mine = (Instance.store == watch.row.id) & Instance.available
+    if Instance.select().where(mine, Instance.asked_time <= fault.last_time).exists():
+        return False
+    if watch.believe:
+        return watch.whole
+    long = mine & (Instance.condition == Condition.UNREADABLE)
+    long &= Instance.checked_time < watch.host.now() - UNREADABLE_FOR
+    return watch.read > watch.bad and not watch.hopeless(Instance.select().where(long).count())
+
+
+def unavailable(host: Host, row: StoreRow, tally: Tally, trouble: StoreUnavailable) -> None:
+    """A store cannot be used now: that is told when it lasts, and at once to who asks."""
+    tally.postponed += 1
+    told = len(tally.lines)
+    notices.trouble(host, tally, f"store {row.name}", "unavailable", trouble.text)
+    if len(tally.lines) == told:
+        tally.details.append(f"store {row.name}: {trouble.text}")
+
+
 def settle(host: Host, watch: Watch, tally: Tally) -> None:
     """After a run: tell whether the store is suspected, and how many of its copies wait to be mended."""
     where = f"store {watch.row.name}"
@@ -177,8 +221,15 @@ def settle(host: Host, watch: Watch, tally: Tally) -> None:
         text = f"{watch.suspect}: the disk is the suspect and not the files, so none of them was marked. Look at the disk; "
         text += f"if the files really are bad, run 'libtool check-integrity --store {watch.row.name} --believe'"
         notices.trouble(host, tally, where, "suspect", text, at_once=True)
-    elif watch.believe or watch.read > watch.bad:
-        notices.over(host, tally, where, "suspect")
+    elif (fault := _suspicion(watch.row)) is not None:
+        if _cleared(watch, fault):
+            notices.over(host, tally, where, "suspect")
+            fault = None
+        elif watch.believe:
+            text = "not all that is due was read, so the trouble stands; the same command goes on where this one ended"
+            tally.lines.append(f"{where}: {text}")
+        if fault is not None:  # it stands, although nothing new was met: else it would be over when it is old
+            notices.trouble(host, tally, where, "suspect", fault.text, at_once=True)
     unsound = Instance.select(Instance.condition, fn.COUNT(Instance.id)).where(
         Instance.store == watch.row.id, Instance.condition > SQL("0")
     )

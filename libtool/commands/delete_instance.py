@@ -12,6 +12,7 @@ from libtool.archive.hands import Tally
 from libtool.commands.tasks.frame import budget, finish
 from libtool.commands.words import Days, Frame, Span, dry_run, pass_frame
 from libtool.errors import Usage
+from libtool.names import shown
 
 
 @click.command()
@@ -23,7 +24,7 @@ from libtool.errors import Usage
 )
 @click.option("--max-age", type=Span(), default="0s", help="Believe what a holder has read no longer ago.")
 @click.option("--keep-days", type=Days(min=0), default=7.0, show_default=True, help="How long it can be brought back.")
-@click.option("--force", is_flag=True, help="Whether or not there are other copies, and whatever the deletion policy.")
+@click.option("--force", is_flag=True, help="Even the last copy, whatever its deletion policy; none is proved, ever.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @dry_run
 @pass_frame
@@ -42,12 +43,16 @@ def delete_instance(
     """Take our copy of a file out of a store, if enough other copies were read and found right.
 
     It is set aside first, and can be brought back with restore-instance; rolling-deletion purges it after --keep-days.
-    With --force nobody is asked whether there are others: that may be the last copy.
+    With --force nobody is asked whether there are others, neither now nor before the purge: that may be the last copy.
     """
     if force and not yes and not dry_run:
         if not sys.stdin.isatty():
             raise Usage(why="--force asks, and nobody is there to answer; add --yes", command="delete-instance")
-        click.confirm(f"Delete the copy of '{name}' in {store}, whether or not it is the last?", abort=True, err=True)
+        with frame.open() as node:
+            lines = deleting.cautions(node, name, store, timedelta(days=keep_days))
+        for line in lines:
+            frame.tell(f"'{name}' in {store}: {line}")
+        click.confirm(f"Delete the copy of '{name}' in {store} all the same?", abort=True, err=True)
     who = removing.actor("delete-instance")
     warrant = removing.Warrant(who, 0 if force else copies, timedelta(days=keep_days), forced=force)
     tally = Tally()
@@ -57,6 +62,8 @@ def delete_instance(
         )
     for line in reasons:
         frame.tell(f"'{name}' stays in {store}: {line}")
-    if not reasons:
-        frame.say(f"'{name}' {'may go' if dry_run else 'was set aside'}")
+    if not reasons and dry_run:
+        print(f"'{shown(name)}' may go")
+    elif not reasons:
+        frame.say(f"'{name}' was set aside")
     return max(finish(frame, tally), 3 if reasons else 0)

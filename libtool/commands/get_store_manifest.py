@@ -76,7 +76,7 @@ def get_store_manifest(
         if output is None:
             sys.stdout.writelines(text)
             return 0
-        manifest_files.write(output, text)
+        manifest_files.write(output, text, freight.ended)
         if disable_store and again:
             desk.set_store(store, False)
         late = freight.mark() if mark else []

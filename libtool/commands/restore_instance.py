@@ -8,6 +8,7 @@ from libtool.archive import deleting
 from libtool.archive.hands import Tally
 from libtool.commands.tasks.frame import finish
 from libtool.commands.words import Frame, dry_run, pass_frame
+from libtool.names import shown
 
 
 @click.command()
@@ -23,8 +24,10 @@ def restore_instance(frame: Frame, name: str, dry_run: bool) -> int:
     with frame.open() as node:
         said, there = deleting.restore(node, name, tally, really=not dry_run)
     code = finish(frame, tally)
-    if there:
+    if there and dry_run:
+        print(shown(said))
+    elif there:
         frame.say(said)
-    elif not tally.failed and not tally.postponed:
+    elif not tally.failed:
         frame.tell(said)
     return code if there else max(code, 3)

@@ -51,7 +51,7 @@ def search_files(
     flat = [
         row
         | {
-            "here": ", ".join(map(_copy, row["instances"])) or None,
+            "here": ", ".join(_copy(copy, row.get("removals", [])) for copy in row["instances"]) or None,
             "elsewhere": ", ".join(copy["librarian"] for copy in row["remote_instances"]) or None,
         }
         for row in rows
@@ -61,8 +61,10 @@ def search_files(
         frame.say("no files found")
 
 
-def _copy(copy: dict[str, Any]) -> str:
-    """The store of a copy, and what is the matter with it."""
+def _copy(copy: dict[str, Any], removals: list[dict[str, Any]]) -> str:
+    """The store of a copy, and what is the matter with it: one that was not let go and is not there travels on a disk."""
     condition = str(copy.get("condition", "SOUND")).lower()
-    wrong = condition if condition != "sound" else "" if copy["available"] else "deleted"
+    last = next((each["status"] for each in removals if each["store"] == copy["store"]), "RETURNED")
+    away = "away" if last == "RETURNED" else "deleted"
+    wrong = condition if condition != "sound" else "" if copy["available"] else away
     return f"{copy['store']} ({wrong})" if wrong else str(copy["store"])

@@ -33,5 +33,11 @@ def set_deletion_policy(
         count, unknown = catalogue.set_policy(node, names, prefix, store, wanted, change=not dry_run)
     for name in unknown:
         frame.tell(f"no copy of '{name}' is here")
-    frame.say(f"{count} copies are {policy.lower()}" if not dry_run else f"{count} copies would be {policy.lower()}")
-    return 3 if unknown else 0
+    if prefix is not None and not count:
+        where = f" in the store {store}" if store is not None else ""
+        frame.tell(f"no copy of a file whose name begins with '{prefix}' is here{where}: nothing was changed")
+    if dry_run:
+        print(f"{count} copies would be {policy.lower()}")
+    else:
+        frame.say(f"{count} copies are {policy.lower()}")
+    return 3 if unknown or not count else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import click
 from libtool.archive import machine, places
 from libtool.commands.words import Frame, dry_run, pass_frame
 from libtool.names import is_uuid
+from libtool.settings import check_ends, check_places
 
 
 @click.command()
@@ -19,7 +21,7 @@ from libtool.names import is_uuid
     "accepted",
     multiple=True,
     metavar="STORE",
-    help="Set up a known store anew although its directory is empty.",
+    help="Set up a store although its directory is empty or marked as another's.",
 )
 @dry_run
 @pass_frame
@@ -32,6 +34,9 @@ def setup(frame: Frame, accepted: tuple[str, ...], dry_run: bool) -> None:
         _tell(frame)
         return
     with frame.open(setting_up=True) as node:
+        # Links and mounts are looked at here and not by every command: one that hangs must not stop all of them.
+        check_places(node.settings.file, node.settings.add_stores, os.path.realpath)
+        check_ends(node.settings, os.path.realpath)
         made = node.make_key()
         if made:
             frame.say(f"made the encryption key {made}; keep a copy of it apart from the database")

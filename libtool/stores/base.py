@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 
 from libtool.states import Condition, FileKind
@@ -38,6 +39,8 @@ class Outcome:
     fate: Fate
     why: str = ""
     kind: FileKind = FileKind.FILE
+    #: It is STORED, but not by us: the very same bytes lay in its final place already.
+    lay_there: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,12 @@ class Store(ABC):
     name: str
 
     @abstractmethod
-    def set_up(self, *, known: bool) -> None:
-        """Make what the store needs; with ``known`` it was set up before and an empty place is a missing mount."""
+    def set_up(self, *, known: bool, accepted: bool = False) -> None:
+        """Make what the store needs, and mark it as this librarian's.
+
+        With ``known`` it was set up before, and an empty place is a missing mount. StoreUnavailable when a place is marked
+        as somebody else's. Neither counts when it was ``accepted`` by a person.
+        """
 
     @abstractmethod
     def check(self) -> None:
@@ -166,11 +173,20 @@ class Store(ABC):
         """The same for what was set aside; MISSING when nothing was."""
 
     @abstractmethod
+    def look_aside(self, name: str, aside_id: str, size: int, since: datetime) -> bool | None:
+        """Whether what was set aside has kept its size and was not written to after ``since``, without reading it; None
+        when nothing lies there."""
+
+    @abstractmethod
+    def aside_path(self, aside_id: str, name: str) -> str:
+        """Where what was set aside lies, absolute."""
+
+    @abstractmethod
     def set_aside(self, name: str, aside_id: str, identity: tuple[int, ...] = ()) -> bool:
         """Take the copy ``name`` out of its place and keep its bytes under ``aside_id``, durably; repeating is fine.
 
         Returns whether it lies aside; False when neither place has it. With ``identity`` it is put back, and FileChanged
-        raised, when it is not what was read.
+        raised, when it is not what was read; FileExistsError when something else has come to its place meanwhile.
         """
 
     @abstractmethod
@@ -180,7 +196,7 @@ class Store(ABC):
 
     @abstractmethod
     def purge(self, aside_id: str) -> None:
-        """Remove what was set aside for good; what is gone is fine."""
+        """Remove what was set aside for good, all of it or nothing, however it ends; what is gone is fine."""
 
     @abstractmethod
     def space(self) -> tuple[int, int]:

@@ -13,21 +13,24 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime
 
 from libtool import copying, digest, names
 from libtool.errors import FileChanged, FileUnreadable, StoreUnavailable
 from libtool.seams import seam
 from libtool.states import Condition, FileKind
 from libtool.stores.base import Arrival, Fate, Found, Outcome, Reading, Store
+from libtool.stores.marks import MARKER, Marks
 
-#: Lies in both directories of a store that is mounted.
-MARKER = ".libtool-store"
 #: Lies in the staging directory while somebody looks whether it can be seen from elsewhere.
 CHECK = ".libtool-check"
 #: Where copies are made whole when staging and store are different file systems; inside the store.
 PARTS = ".libtool-part"
 #: Where copies lie that were taken out of their places; inside the store.
 ASIDE = ".libtool-aside"
+#: What follows the id of such a place once it is being removed.
+GONE = ".gone"
 #: Length of a staging id and its slash, in bytes; and how one is spelled.
 _ID_LENGTH = 33
 _ID = re.compile("[0-9a-f]{32}")
@@ -42,6 +45,7 @@ class PosixStore(Store):
         *,
         staging: str,
         root: str,
+        owner: str = "",
         full_fraction: float = 1.0,
         group_write: bool = False,
         own: bool = False,
@@ -55,45 +59,29 @@ class PosixStore(Store):
         self.own = own
         self.readonly = readonly
         self._roads: dict[str, bool] = {}
+        self._marks = Marks(name, owner)
 
     # -- the place as a whole ----------------------------------------------------------------------------------
 
-    def set_up(self, *, known: bool) -> None:
-        """Make both directories and their markers."""
-        if known and not (self._marked(self.root) and self._marked(self.staging)):
-            why = "it was used before and has lost its mark, so it is probably not mounted; if it is really to begin anew, "
-            why += f"run 'libtool setup --accept-store {self.name}'"
-            raise StoreUnavailable(store=self.name, why=why)
-        for directory in (self.staging, self.root):
-            try:
-                os.makedirs(directory, exist_ok=True)
-                if not self._marked(directory):
-                    with open(os.path.join(directory, MARKER), "w", encoding="utf-8") as marker:
-                        marker.write(f"{self.name}\n")
-            except OSError as trouble:
-                raise StoreUnavailable(store=self.name, why=f"{directory}: {trouble.strerror}") from None
-
-    @staticmethod
-    def _marked(directory: str) -> bool:
-        return os.path.exists(os.path.join(directory, MARKER))
+    def set_up(self, *, known: bool, accepted: bool = False) -> None:
+        """Make both directories and their marks."""
+        self._marks.set_up((self.staging, self.root), known=known, accepted=accepted)
 
     def check_readable(self) -> None:
-        """The store must be there and marked."""
-        self._check_mark(self.root)
-
-    def _check_mark(self, directory: str) -> None:
-        if not self._marked(directory):
-            why = f"{directory} lacks its mark {MARKER}: it is not mounted here, or not set up"
-            raise StoreUnavailable(store=self.name, why=why)
+        """The store must be there and marked as this one."""
+        self._marks.check(self.root)
 
     def check(self) -> None:
         """Both directories must be there, marked and writable."""
         for directory in (self.staging, self.root):
-            self._check_mark(directory)
+            self._marks.check(directory)
             if not os.access(directory, os.W_OK | os.X_OK):
                 raise StoreUnavailable(store=self.name, why=f"{directory} is read-only or belongs to somebody else")
             if os.statvfs(directory).f_flag & os.ST_RDONLY:
                 raise StoreUnavailable(store=self.name, why=f"{directory} is mounted read-only")
+        if os.path.samefile(self.staging, self.root):  # by a mount, which no path tells
+            why = f"{self.staging} and {self.root} are one directory, and what is removed there would be the archive"
+            raise StoreUnavailable(store=self.name, why=why)
 
     def room(self, staged: int, promised: int) -> int:
         """The smaller of what both file systems have left, less what is promised on each."""
@@ -152,9 +140,17 @@ class PosixStore(Store):
         return f"{self.staging}/{staging_id}/{name}"
 
     def name_of(self, path: str) -> str | None:
-        """What is behind ``store_path/``."""
+        """What is behind ``store_path/``, also where another mount shows the store under a path of its own."""
         full, root = os.path.realpath(path), os.path.realpath(self.root)
-        return full[len(root) + 1 :] if full == root or full.startswith(root + os.sep) else None
+        if full == root or full.startswith(root + os.sep):
+            return full[len(root) + 1 :]
+        above = full
+        with suppress(OSError):
+            home = os.stat(root)
+            while (above := os.path.dirname(above)) not in ("", os.sep):
+                if os.path.samestat(os.stat(above), home):
+                    return full[len(above) + 1 :]
+        return None
 
     def reserve(self, staging_id: str, names: Sequence[str]) -> None:
         """One directory per id, and the parents of every name below it."""
@@ -295,7 +291,7 @@ class PosixStore(Store):
         if not why and digest.size_of(path) == arrival.size:
             outcome = _compare(path, kind, arrival.checksum)
             if outcome.fate is Fate.STORED:
-                return outcome
+                return replace(outcome, lay_there=True)
         return Outcome(Fate.LOST, "nothing lies in its staging place, and something else in its final place")
 
     def _copy_over(self, arrival: Arrival, staged: str, kind: FileKind) -> str:
@@ -348,7 +344,7 @@ class PosixStore(Store):
     def _settle_occupied(self, arrival: Arrival, outcome: Outcome) -> Outcome:
         """Something lies in the final place: the very same bytes are as good as ours, anything else is left alone."""
         if self._judge_placed(arrival).fate is Fate.STORED:
-            return outcome
+            return replace(outcome, lay_there=True)
         return Outcome(
             Fate.OCCUPIED, f"{self.path(arrival.name)} is already there, with other content, and not in the catalogue"
         )
@@ -369,7 +365,7 @@ class PosixStore(Store):
     def copy_in(self, source: str, staging_id: str, name: str) -> Found:
         """Copy into staging; the checksum is the source's own, so that :meth:`take_in` proves the copy."""
         target = self.staging_path(staging_id, name)
-        self._check_mark(self.staging)  # it may have been unmounted since the last file
+        self._marks.check(self.staging)  # it may have been unmounted since the last file
         try:
             copying.make_directories(os.path.dirname(target), floor=self.staging)
             if os.path.isdir(source):
@@ -445,7 +441,22 @@ class PosixStore(Store):
 
     def read_aside(self, name: str, aside_id: str, size: int, checksum: str, kind: FileKind) -> Reading:
         """Where :meth:`set_aside` puts it."""
-        return self._read(self._aside(aside_id, name), size, checksum, kind)
+        return self._read(self.aside_path(aside_id, name), size, checksum, kind)
+
+    def look_aside(self, name: str, aside_id: str, size: int, since: datetime) -> bool | None:
+        """Sizes and modification times; of a directory of everything in it."""
+        path = self.aside_path(aside_id, name)
+        self.check_readable()
+        try:
+            found = os.lstat(path)
+            times = [found.st_mtime]
+            if stat.S_ISDIR(found.st_mode):
+                times += [os.lstat(os.path.join(path, here)).st_mtime for here, _ in copying.walk(path)]
+            there = digest.size_of(path) if stat.S_ISDIR(found.st_mode) else found.st_size
+            return there == size and max(times) <= since.timestamp()
+        except (FileNotFoundError, NotADirectoryError):
+            self.check_readable()  # it may have been unmounted just now
+            return None if not os.path.lexists(path) else False
 
     def _read(self, path: str, size: int, checksum: str, kind: FileKind) -> Reading:
         self.check_readable()
@@ -472,12 +483,13 @@ class PosixStore(Store):
         except OSError as trouble:
             return Reading(Condition.UNREADABLE, why=f"it cannot be read: {trouble.strerror}")
 
-    def _aside(self, aside_id: str, name: str) -> str:
+    def aside_path(self, aside_id: str, name: str) -> str:
+        """``store_path/.libtool-aside/<id>/NAME``."""
         return f"{self.root}/{ASIDE}/{aside_id}/{name}"
 
     def set_aside(self, name: str, aside_id: str, identity: tuple[int, ...] = ()) -> bool:
         """Rename; the directories that it leaves empty go with it."""
-        path, aside = self.path(name), self._aside(aside_id, name)
+        path, aside = self.path(name), self.aside_path(aside_id, name)
         self.check_readable()
         if not os.path.lexists(aside):  # a former run did not get so far
             if not os.path.lexists(path):
@@ -487,8 +499,8 @@ class PosixStore(Store):
             copying.rename(path, aside)
             seam("set aside: renamed")
             if identity and copying.identity_of(aside) != identity:
-                copying.rename(aside, path)
-                copying.remove_tree(f"{self.root}/{ASIDE}/{aside_id}")
+                copying.rename(aside, path, new=True)
+                self.purge(aside_id)
                 raise FileChanged(path=path)
         copying.sync([os.path.dirname(aside), *filter(os.path.isdir, [os.path.dirname(path)])])
         for directory in reversed(names.above(name)):
@@ -502,27 +514,33 @@ class PosixStore(Store):
 
     def bring_back(self, name: str, aside_id: str) -> bool:
         """Rename back, if nothing lies there."""
-        path, aside = self.path(name), self._aside(aside_id, name)
+        path, aside = self.path(name), self.aside_path(aside_id, name)
         self.check()
         if not os.path.lexists(aside):
-            copying.remove_tree(f"{self.root}/{ASIDE}/{aside_id}")  # a former run brought it back
+            self.purge(aside_id)  # a former run brought it back
             return os.path.lexists(path)
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "something else lies there", path)
         made = copying.make_directories(os.path.dirname(path), self._directory_mode, floor=self.root)
-        copying.rename(aside, path)
+        seam("bring back: begin")
+        copying.rename(aside, path, new=True)
         seam("bring back: renamed")
         copying.sync([os.path.dirname(path), os.path.dirname(aside), *map(os.path.dirname, made)])
-        copying.remove_tree(f"{self.root}/{ASIDE}/{aside_id}")
+        self.purge(aside_id)
         return True
 
     def purge(self, aside_id: str) -> None:
-        """Remove the place and what lies in it."""
+        """Rename the place, then remove it: what lies under its own name is whole."""
         self.check_readable()
         if not _ID.fullmatch(aside_id):
             raise ValueError(aside_id)
+        place = f"{self.root}/{ASIDE}/{aside_id}"
+        copying.remove_tree(place + GONE)  # left by a crash
         seam("purge: begin")
-        copying.remove_tree(f"{self.root}/{ASIDE}/{aside_id}")
+        with suppress(FileNotFoundError):
+            os.rename(place, place + GONE)
+            seam("purge: renamed")
+            copying.remove_tree(place + GONE)
 
     def space(self) -> tuple[int, int]:
         """As a user who is not root sees it, without what ``report_full_fraction`` keeps free."""

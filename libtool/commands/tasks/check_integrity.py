@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import click
 
-from libtool.archive import checking
+from libtool.archive import checking, places
 from libtool.archive.hands import Tally
 from libtool.commands.tasks import frame as tasks
 from libtool.commands.words import Days, Frame, Size, pass_frame, show, with_format
@@ -55,6 +55,8 @@ def check_integrity(
             for line in checking.plan(node, stores, wish):
                 print(line)
             return 0
+        for name in stores:
+            places.get(name)  # a name that is mistyped is no run
         tally = Tally()
         with (
             tasks.run(frame, node, "check-integrity", ",".join(sorted(stores)), tally),

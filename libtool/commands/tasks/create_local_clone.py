@@ -52,6 +52,7 @@ def create_local_clone(
             for line in local_clones.plan(node, wish):
                 print(line)
             return 0
+        local_clones.stores_of(wish)  # a name that is mistyped is no run
         tally = Tally()
         target = f"{clone_from} to {','.join(clone_to)}"
         with (

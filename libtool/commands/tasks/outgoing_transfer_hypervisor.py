@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import click
 
-from libtool.archive import hypervising, machine
+from libtool.archive import hypervising, librarians, machine
 from libtool.archive.hands import Tally
 from libtool.commands.tasks import frame as tasks
 from libtool.commands.words import Days, Frame, pass_frame
@@ -38,6 +38,8 @@ def outgoing_transfer_hypervisor(
             for line in hypervising.plan_outgoing(node, chosen, age, tasks.budget(soft_timeout)):
                 print(line)
             return 0
+        for name in chosen:
+            librarians.get(name)  # a name that is mistyped is no run
         tally = Tally()
         with tasks.run(frame, node, "outgoing-transfer-hypervisor", ",".join(sorted(chosen)), tally):
             hypervising.settle_outgoing(node, chosen, age, tasks.budget(soft_timeout), tally)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from libtool.archive import reconciling
+from libtool.archive import librarians, reconciling
 from libtool.archive.hands import Tally
 from libtool.commands.tasks import frame as tasks
 from libtool.commands.words import Frame, pass_frame
@@ -26,6 +26,8 @@ def reconcile(frame: Frame, chosen: tuple[str, ...], soft_timeout: float, dry_ru
             for line in reconciling.plan(node, chosen, tasks.budget(soft_timeout)):
                 print(line)
             return 0
+        for name in chosen:
+            librarians.get(name)  # a name that is mistyped is no run
         tally = Tally()
         with (
             tasks.run(frame, node, "reconcile", ",".join(sorted(chosen)), tally),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import chain
 
 import click
 
@@ -102,7 +103,7 @@ def rolling_deletion(
             frame.say(f"the store {store} is disabled")
             return 0
         if dry_run:
-            for line in deleting.plan(node, row, wish):
+            for line in chain(deleting.plan(node, row, wish), deleting.staying(node, row, wish)):
                 print(line)
             return 0
         tally = Tally()
@@ -112,4 +113,6 @@ def rolling_deletion(
         ):
             warrant = removing.Warrant(removing.actor("rolling-deletion"), copies, wish.keep, wish.forget)
             deleting.delete(node, row, wish, warrant, tasks.budget(soft_timeout), tally, bar)
+            if frame.verbosity > 0 and not tally.postponed:  # else the store may be away
+                tally.details += deleting.staying(node, row, wish)
         return tasks.finish(frame, tally)
