@@ -314,7 +314,7 @@ def test_a_collection_that_shows_another_file_there(both_ends: GlobusPair, tmp_p
     (other / str(both_ends.a.store).lstrip("/") / ".libtool-store").write_bytes(b"another store's mark")
     both_ends.here.root = str(other)
     same, why = check(both_ends, 3)["store"]
-    assert same == "no" and "another file there (20 bytes instead of 5)" in why
+    assert same == "no" and "another file there (20 bytes instead of 7)" in why
 
 
 def test_a_missing_permission(both_ends: GlobusPair, globus: GlobusService) -> None:

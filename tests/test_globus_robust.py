@@ -608,5 +608,8 @@ def test_two_applications_keep_their_secrets_apart(pair: GlobusPair) -> None:
 
 
 def test_check_endpoint_that_can_look_at_nothing_says_so(pair: GlobusPair) -> None:
-    pair.a.write(globus_local_endpoint_id=None, routes={"r": {"src_id": pair.here.id, "dst_id": pair.there.id}})
+    pair.a.settings["add_stores"][0]["asynchronous_transfer_manager_data"] = {
+        "globus": {"available": False, "destination_endpoint": pair.there.id}
+    }
+    pair.a.write(globus_local_endpoint_id=None)
     assert "no store has a carrier" in pair.a.run(4, "check-endpoint").err

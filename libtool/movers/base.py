@@ -48,6 +48,7 @@ class Arrived(Enum):
 
     YES = "yes"
     NO = "no"
+    SAME = "same"  #: both ends have the same bytes; nothing was carried. Only of a task that compares
     UNKNOWN = "unknown"  #: the carrier cannot tell, now or later: only reading at the destination can
 
 

@@ -34,7 +34,19 @@ ONCE = {
     "corrupt",
 }
 #: Of these it is to last until ``end()``.
-LASTING = {"task_hang", "pause", "inactive", "skip", "missing", "perm", "nospace", "gcp_offline", "lie_omit", "lie_repeat"}
+LASTING = {
+    "task_hang",
+    "pause",
+    "inactive",
+    "skip",
+    "missing",
+    "perm",
+    "nospace",
+    "gcp_offline",
+    "lie_omit",
+    "lie_repeat",
+    "lie_count",
+}
 #: What each fault can be told beside what it matches, with the default.
 PARAMETERS: dict[str, dict[str, Any]] = {
     "task_fail": {"code": "INTERNAL_ERROR"},
@@ -51,6 +63,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "grow": {"content": b"grown"},
     "perm": {"side": "source"},
     "nospace": {"after": 0},
+    "lie_count": {"field": "files_skipped", "by": 1},
 }
 MATCHING = ("path", "method", "url", "task", "collection", "count", "after", "probability")
 

@@ -12,8 +12,6 @@ from tests.globus_service.answers import Answer, Refusal, Request, document, tol
 from tests.globus_service.places import DESTINATION, Trouble, described, locate, to_text
 from tests.globus_service.world import Collection, Token, World
 
-_MOST = 100_000
-
 
 class Operations:
     """The endpoints below ``/operation`` and ``/endpoint``."""
@@ -87,11 +85,12 @@ class Operations:
             if field not in ("name", "type", "size", "last_modified", "user", "group", "permissions"):
                 raise Refusal(400, "ClientError.BadRequest", f"No ordering by {field}")
             found.sort(key=lambda entry, field=field: entry[field], reverse=direction.upper() == "DESC")  # type: ignore[misc]
-        offset, limit = int(asked.get("offset", 0)), min(int(asked.get("limit", _MOST)), _MOST)
+        most = self.world.most_listed
+        offset, limit = int(asked.get("offset", 0)), min(int(asked.get("limit", most)), most)
         part = found[offset : offset + limit]
         shown = path if path.endswith("/") else path + "/"
         about: dict[str, Any] = {"DATA_TYPE": "file_list", "endpoint": collection.id, "path": shown, **told(request.path)}
-        about |= {"absolute_path": None, "rename_supported": True, "symlink_supported": False}
+        about |= {"absolute_path": None, "rename_supported": collection.rename_supported, "symlink_supported": False}
         return document(200, {**about, "length": len(part), "total": len(found), "DATA": part})
 
     def stat(self, request: Request, token: Token, name: str) -> Answer:
@@ -115,12 +114,15 @@ class Operations:
         return document(202, {**result, **told(request.path)})
 
     def rename(self, request: Request, token: Token, name: str) -> Answer:
-        """Rename a file or directory; nothing is replaced."""
+        """Rename a file or directory; nothing is replaced, unless the collection does that with files."""
         posted = request.document()
         old, new = str(posted.get("old_path", "")), str(posted.get("new_path", ""))
         collection = self._writable(request, token, name, "Rename", old, new)
         source, target = (self._locate(collection, path, follow=False) for path in (old, new))
-        if os.path.lexists(target) and os.path.lexists(source):
+        if not collection.rename_supported:
+            raise Refusal(400, "NotSupported", f"{collection.name} cannot rename")
+        replacing = collection.rename_replaces and not os.path.isdir(target)
+        if os.path.lexists(target) and os.path.lexists(source) and not replacing:
             raise Refusal(502, "ExternalError.RenameFailed.Exists", f"Path already exists: {new}")
         self._do(lambda: os.rename(source, target), "Rename", old)
         result = {"DATA_TYPE": "result", "code": "FileRenamed", "message": "File or directory renamed successfully"}

@@ -38,6 +38,7 @@ class GlobusService:
     auto = _setting("auto", "Whether accepted tasks are worked on at once.")
     rotate = _setting("rotate", "Whether refresh tokens are replaced when they are used.")
     page = _setting("page", "The length of a page of results.")
+    most_listed = _setting("most_listed", "How many entries of a directory are listed.")
     most_pending = _setting("most_pending", "How many unfinished tasks an identity may have.")
     retry_every = _setting("retry_every", "After how many virtual seconds trouble is tried again.")
     visitor = _setting("visitor", "Who is at the login page.")

@@ -164,6 +164,8 @@ class Transfer:
         found = task.described(self.world.now, owner.username)
         if self.world.faults.strike("unknown_status", task=task.task_id, method=request.method, url=request.url):
             found["status"] = "BROKEN_NEW"
+        if fault := self.world.faults.strike("lie_count", task=task.task_id, method=request.method, url=request.url):
+            found[fault["field"]] += fault["by"]
         if "fields" in request.query:
             wanted = request.query["fields"].split(",")
             found = {name: value for name, value in found.items() if name in wanted}

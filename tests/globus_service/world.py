@@ -27,6 +27,8 @@ class Collection:
     high_assurance: bool = False
     disable_verify: bool = False
     read_only: bool = False
+    rename_supported: bool = True
+    rename_replaces: bool = False  #: a file that lies at the target; as some kinds of storage do
     quota: int | None = None  #: bytes that still fit
     bandwidth: float | None = None  #: bytes per virtual second and task
     default_directory: str = "/"
@@ -103,6 +105,7 @@ class World:
         self.rotate = False
         self.auto = False
         self.page = 100
+        self.most_listed = 100_000
         self.most_pending = 100
         self.most_active = 0
         self.retry_every = 60.0

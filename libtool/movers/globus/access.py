@@ -66,15 +66,25 @@ class Access:
         self.client, self.tokens, self._now = client, tokens, now
         self._transfer: globus_sdk.TransferClient | None = None
         self._trouble: Exception | None = None
+        self._once = False
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
-    def call(self, method: str, *arguments: Any, read: Callable[[Any], T], **options: Any) -> T:
+    def call(self, method: str, *arguments: Any, read: Callable[[Any], T], once: bool = False, **options: Any) -> T:
         """Call a method of the SDK's TransferClient and ``read`` its answer, which may turn out to be no answer.
 
-        Raises CarrierUnknown, CarrierBusy, CarrierBarred or Definite.
+        ``once``: a request whose answer is lost is not sent again, since it would do something else the second time.
+        Raises CarrierUnknown, CarrierBusy, CarrierBarred or Definite; the first and the third with the service's
+        ``code`` when it gave one.
         """
+        self._once = once
         return self._asking(lambda client: read(_sound(getattr(client, method)(*arguments, **options))))
+
+    def _not_twice(self, context: transport.RetryContext) -> transport.RetryCheckResult:
+        """Looks before the SDK's own checks whether a request may be sent again."""
+        if self._once and context.exception is not None:
+            return transport.RetryCheckResult.do_not_retry
+        return transport.RetryCheckResult.no_decision
 
     def pages(self, method: str, task: str) -> list[Mapping[str, Any]]:
         """All entries of a list about a task, however many pages it has; nothing when one page cannot be had."""
@@ -85,6 +95,7 @@ class Access:
                 found += entries(_sound(page))
             return found
 
+        self._once = False
         return self._asking(collect)
 
     def _asking(self, deed: Callable[[globus_sdk.TransferClient], T]) -> T:
@@ -127,8 +138,10 @@ class Access:
             raise self._trouble
         if self._transfer is None:
             authorizer = self.authorizer()
+            retries = _retries()
+            retries.checks.register_check(self._not_twice)
             self._transfer = globus_sdk.TransferClient(
-                authorizer=authorizer, transport=_transport(), retry_config=_retries()
+                authorizer=authorizer, transport=_transport(), retry_config=retries
             )
         return self._transfer
 
@@ -230,10 +243,10 @@ class Access:
         if "GCDisconnected" in code or "GCPaused" in code:
             return CarrierBusy(carrier=KIND, why=f"a personal endpoint is not connected ({why})", everywhere=False)
         if status >= 500:
-            return CarrierUnknown(carrier=KIND, why=why, everywhere=False)
+            return CarrierUnknown(carrier=KIND, why=why, everywhere=False, code=code)
         if status == 403:
             how = "'libtool whoami' names the identity; let the owners of both collections permit it."
-            return _barred("permission", f"permission denied ({why})", how)
+            return _barred("permission", f"permission denied ({why})", how, code=code)
         return Definite(status, code, why)
 
     def _auth_meant(self, error: globus_sdk.GlobusAPIError, status: int) -> Exception:
@@ -262,8 +275,8 @@ class Access:
         return CarrierUnknown(carrier=KIND, why=f"{said} (HTTP {error.http_status})")
 
 
-def _barred(cause: str, why: str, how: str, *, everywhere: bool = False) -> CarrierBarred:
-    return CarrierBarred(carrier=KIND, why=why, how=how, cause=cause, everywhere=everywhere)
+def _barred(cause: str, why: str, how: str, *, everywhere: bool = False, code: str = "") -> CarrierBarred:
+    return CarrierBarred(carrier=KIND, why=why, how=how, cause=cause, everywhere=everywhere, code=code)
 
 
 class _Locked:

@@ -1,7 +1,8 @@
 """The carrier itself: what becomes of a queue item at Globus, from its submission id to the end of its task.
 
-Every flag is sent, since the service's defaults are described in three ways. ``sync_level`` is not: each attempt has a
-staging place of its own, and only files that were really carried are listed as successful.
+Every flag is sent, since the service's defaults are described in three ways. ``sync_level`` is not when files are sent:
+each attempt has a place of its own, and only files that were really carried are listed as successful. A mover may be
+made for another deed: to compare, carrying only what differs in its bytes, or to delete at the source.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ USED_EVERY = timedelta(days=7)
 LISTED = 1000
 #: How long a task is waited for that the identity of now cannot see, when it is not known whose the task was.
 UNSEEN = timedelta(days=3)
+_SILENT: dict[str, Any] = {
+    "notify_on_succeeded": False,
+    "notify_on_failed": False,
+    "notify_on_inactive": False,
+}
 _FLAGS: dict[str, Any] = {
     "encrypt_data": True,
     "verify_checksum": True,
@@ -37,10 +43,10 @@ _FLAGS: dict[str, Any] = {
     "skip_source_errors": True,
     "fail_on_quota_errors": True,
     "delete_destination_extra": False,
-    "notify_on_succeeded": False,
-    "notify_on_failed": False,
-    "notify_on_inactive": False,
+    **_SILENT,
 }
+#: Globus's number for "carry what has another checksum at the destination".
+_BY_CHECKSUM = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,9 @@ class Setup:
     collection: str | None  #: that files are sent from
     ours: tuple[str, ...] = ()  #: every collection that the configuration names: they show this host's disks
     roots: tuple[str, ...] = ()  #: where may be written through one of ours
+    deed: str = "send"  #: what its tasks do; also "compare" and "delete"
+    source_key: str = "globus_local_endpoint_id"  #: the key of the configuration that names ``collection``
+    target_key: str = ""  #: the one that names the destination, when no neighbour does
 
 
 class GlobusMover(Mover):
@@ -88,9 +97,9 @@ class GlobusMover(Mover):
         if not self.setup.client:
             return "globus_client_id is missing here"
         if not self.setup.collection:
-            return "globus_local_endpoint_id is missing here"
+            return f"{self.setup.source_key} is missing here"
         if not is_uuid(self.setup.collection):
-            return "globus_local_endpoint_id here is no id of a collection"
+            return f"{self.setup.source_key} here is no id of a collection"
         return ""
 
     def reaches(self, provider: Mapping[str, Any]) -> str:
@@ -120,9 +129,12 @@ class GlobusMover(Mover):
             id = self.access.call("get_submission_id", read=lambda answer: id_in(answer, "value"))
         except Definite as refusal:
             raise CarrierRefused(carrier=self.kind, why=refusal.why) from None
+        deed = self.setup.deed
+        label = label_of(label if deed == "send" else f"{deed} {label}")
         return {
             "submission_id": id,
-            "label": f"{label_of(label)} {id[:8]}",
+            "label": f"{label} {id[:8]}",
+            "deed": deed,
             "source": self.setup.collection,
             "destination": str(provider["destination_endpoint"]).lower(),
             "made": self._now().isoformat(),
@@ -134,8 +146,11 @@ class GlobusMover(Mover):
         from libtool.movers.globus.access import Definite, id_in
 
         self._be(ticket)
-        left_out = [item.target for item in items if not self._fits(ticket, item)]
-        going = [item for item in items if item.target not in left_out]
+        if ticket.get("deed", "send") != self.setup.deed:
+            raise ValueError(f"a ticket to {ticket.get('deed', 'send')} is not one to {self.setup.deed}")
+        fits = [self._fits(ticket, item) for item in items]
+        left_out = [item.target for item, fit in zip(items, fits) if not fit]
+        going = [item for item, fit in zip(items, fits) if fit]
         ticket = {**ticket, "size": sum(item.size for item in going), "left_out": left_out}
         if not going:  # an earlier try may have found places for them that may be written no more
             return {**ticket, "task": self._find(ticket, ticket["label"])}
@@ -146,8 +161,10 @@ class GlobusMover(Mover):
             raise CarrierRefused(carrier=self.kind, why=why, stale=True)
         try:
             seam("globus: submit")
-            document = self._document(ticket, going)
-            task = self.access.call("submit_transfer", document, read=lambda answer: id_in(answer, "task_id"))
+            deleting = self.setup.deed == "delete"
+            method = "submit_delete" if deleting else "submit_transfer"
+            document = self._deletion(ticket, going) if deleting else self._document(ticket, going)
+            task = self.access.call(method, document, read=lambda answer: id_in(answer, "task_id"))
             seam("globus: submitted")
             return {**ticket, "task": task}
         except Definite as refusal:
@@ -164,20 +181,42 @@ class GlobusMover(Mover):
     def _document(self, ticket: Ticket, items: Sequence[Item]) -> Any:
         import globus_sdk
 
+        sync = {"sync_level": _BY_CHECKSUM} if self.setup.deed == "compare" else {}
         data = globus_sdk.TransferData(
             ticket["source"],
             ticket["destination"],
             label=ticket["label"],
             submission_id=ticket["submission_id"],
-            additional_fields={"store_base_path_info": False},
+            additional_fields={"store_base_path_info": False, **sync},
             **_FLAGS,
         )
         for item in items:
             data.add_item(item.source, item.target, recursive=item.directory)
         return data
 
+    @staticmethod
+    def _deletion(ticket: Ticket, items: Sequence[Item]) -> Any:
+        """Just these paths. What is gone already is fine, so that a repeated task is; a directory among files makes the
+        service refuse rather than delete what is in it."""
+        import globus_sdk
+
+        data = globus_sdk.DeleteData(
+            ticket["source"],
+            label=ticket["label"],
+            submission_id=ticket["submission_id"],
+            recursive=all(item.directory for item in items),
+            ignore_missing=True,
+            interpret_globs=False,
+            **_SILENT,
+        )
+        for item in items:
+            data.add_item(item.source)
+        return data
+
     def _fits(self, ticket: Ticket, item: Item) -> bool:
         """Whether an item's staging place may be written: a destination names these places, and may lie."""
+        if self.setup.deed == "delete":
+            return is_plain_path(item.source) and not {"\n", "\r"}.intersection(item.source)
         if not is_plain_path(item.target) or {"\n", "\r"}.intersection(item.target + item.source):
             return False
         if item.name and not item.target.endswith(f"/{item.name}"):
@@ -192,18 +231,27 @@ class GlobusMover(Mover):
         """A submission that surely made no task."""
         if "EndpointNotFound" in refusal.code:
             if str(ticket["source"]).lower() in refusal.why.lower():
-                how = "Compare globus_local_endpoint_id with the ids in the Globus web app."
-                why = f"globus_local_endpoint_id names no collection ({refusal.why})"
-                return CarrierBarred(carrier=self.kind, why=why, how=how, cause="collection", sure=True)
+                return self._no_collection(self.setup.source_key, refusal)
+            if self.setup.target_key:
+                return self._no_collection(self.setup.target_key, refusal)
             why = f"its destination_endpoint {ticket['destination']} is no collection at Globus; its operator must correct it"
             return CarrierRefused(carrier=self.kind, why=why, astray=True)
         return CarrierRefused(carrier=self.kind, why=refusal.why, divide=refusal.status in (400, 413))
 
+    def _no_collection(self, key: str, refusal: Definite) -> CarrierBarred:
+        """A key of our own configuration names no collection."""
+        how = f"Compare {key} with the ids in the Globus web app."
+        why = f"{key} names no collection ({refusal.why})"
+        return CarrierBarred(
+            carrier=self.kind, why=why, how=how, cause="collection", sure=True, everywhere=not self.setup.target_key
+        )
+
     def _adopt(self, ticket: Ticket, refusal: Definite) -> str | None:
         """The task that has these files already, if it is ours: made with this ticket, or with an older one of this
-        item by a database that was restored since."""
+        item by a database that was restored since. A task that compares or deletes must be the very one: what it does
+        not list would be taken for done."""
         found = self._find(ticket, ticket["label"])
-        if found is None and refusal.status == 409:
+        if found is None and refusal.status == 409 and self.setup.deed == "send":
             found = self._find(ticket, ticket["label"].rpartition(" ")[0] + " ", live=True)
         return found
 
@@ -221,7 +269,8 @@ class GlobusMover(Mover):
                 raise CarrierUnknown(carrier=self.kind, why=why, everywhere=False)
             return id_in(found[0], "task_id") if found else None
 
-        wanted = {"type": "TRANSFER"} | ({"status": "ACTIVE,INACTIVE"} if live else {})
+        kind = "DELETE" if self.setup.deed == "delete" else "TRANSFER"
+        wanted = {"type": kind} | ({"status": "ACTIVE,INACTIVE"} if live else {})
         try:
             return self.access.call("task_list", limit=LISTED, orderby="request_time DESC", filter=wanted, read=read)
         except Definite as refusal:
@@ -303,7 +352,9 @@ class GlobusMover(Mover):
     def _missed(self, ticket: Ticket) -> Progress:
         """The service does not know the task: gone, or not to be seen by who we are now."""
         self._be(ticket)
-        if self._find(ticket, ticket["label"]) is not None:
+        if found := self._find(ticket, ticket["label"]):
+            if found != ticket["task"]:  # another id was told when it was submitted
+                return Progress(Stage.RUNNING, ticket={**ticket, "task": found})
             raise CarrierUnknown(carrier=self.kind, why="it does not show a task that it lists", everywhere=False)
         now = self._now()
         since = datetime.fromisoformat(ticket.get("missed") or now.isoformat())
@@ -320,6 +371,8 @@ class GlobusMover(Mover):
         Bytes far above the size of the batch are those of a file that is sent again and again: no movement.
         """
         sent = min(outcome.number(task, "bytes_transferred"), 3 * ticket["size"])
+        if self.setup.deed == "compare":  # reading is what it does most of all, at both ends
+            sent += min(outcome.number(task, "bytes_checksummed"), 6 * ticket["size"])
         done = [outcome.number(task, f"subtasks_{word}") for word in ("succeeded", "skipped_errors")]
         now = self._now()
         if ticket.get("moved") != [sent, *done] or "moved_at" not in ticket:
@@ -367,8 +420,12 @@ class GlobusMover(Mover):
         """From the lists of the service, file by file; what it cannot tell is unknown."""
         from libtool.movers.globus.access import Definite
 
+        if self.setup.deed == "delete":  # there are no lists of what was deleted
+            return [outcome.UNKNOWN] * len(items)
         end = ticket.get("end") or {}
-        lists = outcome.Lists(items)
+        left_out = set(ticket.get("left_out") or ())
+        comparing = self.setup.deed == "compare"
+        lists = outcome.Lists([item for item in items if item.target not in left_out], comparing=comparing)
         known = not end.get("history_deleted")
         try:
             if known and ticket["task"] is not None:
@@ -376,7 +433,6 @@ class GlobusMover(Mover):
                 lists.successful(self.access.pages("task_successful_transfers", ticket["task"]))
         except Definite:
             known = False
-        left_out = set(ticket.get("left_out") or ())
         found = []
         for item in items:
             if item.target in left_out:
