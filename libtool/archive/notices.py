@@ -1,4 +1,7 @@
-"""Troubles that last: told when they have lasted, once a day while they do, and once when they are over."""
+"""Troubles that last: told when they have lasted, once a day while they do, and once when they are over.
+
+What is told is put into the outbox, too, where mail is configured, in the transaction that marks it as told.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,20 @@ from datetime import timedelta
 
 from libtool.archive.hands import Host, Tally
 from libtool.models.base import writing
-from libtool.models.tables import Fault
+from libtool.models.tables import Fault, Mail
 from libtool.names import shown
 from libtool.units import about
 
 #: How often a trouble that stays is told again.
 REMINDER = timedelta(days=1)
+#: A trouble that was not met for so long is over: some tasks run once a week.
+OUTLIVED = timedelta(days=10)
 #: A trouble that was not met for so long, and never told, begins anew when it is met: tasks run once a day at least.
 STALE = timedelta(days=2)
+#: What is in trouble when no message can be handed over; that is never told by mail.
+MAIL = "mail"
+#: Characters of a line.
+LONGEST = 2000
 
 
 def trouble(host: Host, tally: Tally, subject: str, kind: str, text: str, *, at_once: bool = False) -> None:
@@ -31,23 +40,48 @@ def trouble(host: Host, tally: Tally, subject: str, kind: str, text: str, *, at_
         due = at_once or lasted >= host.settings.notice_after
         tell = due if fault.told_time is None else now - fault.told_time >= REMINDER
         changes = {"text": text, "first_time": fault.first_time, "last_time": now, "count": Fault.count + 1}
-        Fault.update(**changes, told_time=now if tell else fault.told_time).where(Fault.id == fault.id).execute()
-    if tell:
+        same = Fault.told_time.is_null() if fault.told_time is None else Fault.told_time == fault.told_time
+        changed = Fault.update(**changes, told_time=now if tell else fault.told_time).where(Fault.id == fault.id, same)
+        told = changed.execute() and tell  # or somebody else told it meanwhile
         since = f" (for {about(lasted)})" if lasted >= 1 else ""
-        tally.lines.append(f"{subject}: {text}{since}")
+        line = shown(f"{subject}: {text}{since}")[:LONGEST]
+        if told:
+            _post(host, tally, subject, line)
+    if told:
+        tally.lines.append(line)
+
+
+def _post(host: Host, tally: Tally, subject: str, line: str) -> None:
+    """Put a line into the outbox if it is to be mailed."""
+    if host.settings.email is not None and subject != MAIL:
+        Mail.create(line=line, create_time=host.now())
+        tally.posted.add(line)
 
 
 def over(host: Host, tally: Tally, subject: str, kind: str) -> None:
     """Note that ``subject`` does not have this trouble; that is told if the trouble was."""
-    fault = Fault.get_or_none(subject=subject, kind=kind)
-    if fault is None:
+    if Fault.get_or_none(subject=subject, kind=kind) is None:
         return
+    line = ""
     with writing("fault over"):
+        fault = Fault.get_or_none(subject=subject, kind=kind)  # somebody may have told it just now, or ended it
+        if fault is None:
+            return
         gone = Fault.delete().where(Fault.id == fault.id).execute()
-    if gone and fault.told_time is not None:
-        lasted = about((host.now() - fault.first_time).total_seconds())
-        what = fault.text.partition(". ")[0]  # what to do about it is of no use any more
-        tally.lines.append(f"{subject}: over after {lasted}: {what}")
+        if gone and fault.told_time is not None:
+            lasted = about((host.now() - fault.first_time).total_seconds())
+            what = fault.text.partition(". ")[0]  # what to do about it is of no use any more
+            line = shown(f"{subject}: over after {lasted}: {what}")[:LONGEST]
+            _post(host, tally, subject, line)
+    if line:
+        tally.lines.append(line)
+
+
+def outlived(host: Host, tally: Tally) -> None:
+    """Troubles that nobody has met for so long that every task has run since are over: the end of a process may have kept
+    that from being noted."""
+    for fault in Fault.select().where(Fault.last_time < host.now() - OUTLIVED):
+        over(host, tally, fault.subject, fault.kind)
 
 
 def forget(subject: str) -> None:
