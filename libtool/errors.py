@@ -210,6 +210,43 @@ class FileChanged(LibtoolError):
     http_status = 409
 
 
+class UnknownRoute(LibtoolError):
+    """The configuration has no route of this name."""
+
+    message = "there is no route '{name}' in the configuration{guess}"
+    meaning = "Nothing was done."
+    remedy = "'libtool status' shows those that there are."
+    exit_code = 2
+
+
+class RouteShared(LibtoolError):
+    """Another catalogue sets files aside at the same source."""
+
+    message = "another node, with a catalogue of its own, removes files from {path} as well (mark {mark})"
+    meaning = "Neither knows what the other has set aside, so nothing more is removed here."
+    remedy = "Let one node alone run 'libtool delete' for it; bring back what the other one set aside with its 'delete --put-back'."
+    exit_code = 4
+
+
+class RouteMoved(LibtoolError):
+    """The configuration gives a route another source than it had."""
+
+    message = "the source of route {name} was {old} and is {new} now"
+    meaning = "What is known of it is about the former one. Nothing was done."
+    remedy = "Give the new pair a name of its own, or run 'libtool reset {name}' to begin anew."
+    exit_code = 4
+
+
+class DirectoryUnreadable(LibtoolError):
+    """One directory or file of a route's source could not be looked at or moved."""
+
+    message = "'{path}' cannot be used: {why}"
+    meaning = "It stays as it is; the others are not affected."
+    remedy = "Mend its permissions or its disk; the next run tries again."
+    exit_code = 3
+    http_status = 409
+
+
 class StoreUnavailable(LibtoolError):
     """A store cannot be used now: not mounted, read-only, disabled, or unknown."""
 
@@ -393,6 +430,14 @@ class ServiceUnsafe(LibtoolError):
     meaning = "Nothing was sent there."
     remedy = "Unset {variable}, or give an https address."
     exit_code = 78
+
+
+class MailFailed(LibtoolError):
+    """A message could not be handed over to the mail server or to sendmail."""
+
+    message = "no message could be handed over to {to}: {why}"
+    meaning = "Nothing else is affected, and what is to be told waits."
+    remedy = "{how}"
 
 
 # -- running ------------------------------------------------------------------------------------------------------

@@ -18,13 +18,19 @@ from libtool.models import drivers
 
 if TYPE_CHECKING:
     from libtool.connections import Connection
+    from libtool.keys import RouteSettings
     from libtool.models.tables import Librarian
     from libtool.models.tables import Store as StoreRow
     from libtool.movers.base import Mover
+    from libtool.movers.globus.mover import GlobusMover
     from libtool.peers.client import Peer
     from libtool.peers.transports import Own
+    from libtool.states import Deed
     from libtool.stores.base import Store
+    from libtool.trees.base import Tree
 
+#: Least seconds between two looks at a collection: the service takes about twenty calls a second from everybody.
+CALLS_APART = 0.1
 #: The lock that everything shares, and that ``setup`` holds alone while it changes tables.
 SCHEMA_LOCK = "schema"
 
@@ -100,6 +106,7 @@ class Node:
                 wanted.store_name,
                 staging=self.settings.path(data.staging_path),
                 root=self.settings.path(data.store_path),
+                owner=self.settings.name,
                 full_fraction=data.report_full_fraction,
                 group_write=data.group_write_after_stage,
                 own=data.own_after_commit,
@@ -140,8 +147,44 @@ class Node:
 
     def carriers(self) -> list[Mover]:
         """The carriers that need looking after although nothing is to be carried."""
-        mover = self.mover("globus") if self.settings.globus_enable else None
+        wanted = self.settings.globus_enable or self.settings.routes
+        mover = self.mover("globus") if wanted else None
         return [mover] if mover is not None else []
+
+    def tree(self, route: RouteSettings) -> Tree:
+        """The source of a route: on this host when its collection is our own, else behind it."""
+        if route.src_id == (self.settings.globus_local_endpoint_id or "").lower():
+            from libtool.trees.local import LocalTree
+
+            return LocalTree(route.src_dir)
+        return self._collection(route.src_id, route.src_dir)
+
+    def far_tree(self, route: RouteSettings) -> Tree:
+        """The destination of a route, for looking at it."""
+        return self._collection(route.dst_id, route.dst_dir)
+
+    def _collection(self, id: str, directory: str) -> Tree:
+        from libtool.movers.globus.access import other_service
+        from libtool.movers.globus.tree import CollectionTree
+
+        pause = 0.0 if other_service(os.environ) else CALLS_APART
+        return CollectionTree(self._globus(id, directory).access, id, directory, pause)
+
+    def courier(self, src_id: str, dst_dir: str, deed: Deed) -> Mover:
+        """What carries, compares or removes the files of a route."""
+        from libtool.states import Deed
+
+        words = {Deed.SEND: "send", Deed.COMPARE: "compare", Deed.PROVE: "compare"}
+        return self._globus(src_id, dst_dir, words.get(deed, "delete"))
+
+    def _globus(self, source: str, directory: str, deed: str = "send") -> GlobusMover:
+        """Globus for a route. Its places are the configuration's: no peer has named any of them."""
+        from libtool.movers.globus.mover import GlobusMover, Setup
+
+        wanted = self.settings
+        client, person = wanted.globus_client_id, wanted.globus_client_native_app
+        setup = Setup(True, client, person, source, (), (directory,), deed, "src_id", "dst_id")
+        return GlobusMover(setup, self.tokens(), lambda: self.now())
 
     def peer(self, librarian: Librarian, *, seconds: float | None = None) -> Peer:
         """A neighbour that can be asked, with our account there."""
@@ -170,6 +213,19 @@ class Node:
             run_directory(self.settings),
             self.settings.path(file) if file else None,
         )
+
+    def post(self, key: str, lines: list[str], more: int = 0) -> list[str]:
+        """Hand over one message to the people of ``email``; returns who was refused. The same ``key`` makes the same
+        Message-ID."""
+        from libtool import post
+
+        wanted = self.settings.email
+        if wanted is None:
+            why = "is missing; README, 'Mail', shows what belongs there"
+            raise ConfigurationError(file=self.settings.file, key="email", why=why)
+        file = wanted.smtp.password_file if wanted.smtp else None
+        letter = post.Letter(self.settings.name, key, tuple(lines), more, self.now())
+        return post.hand_over(letter, wanted, self.settings.path(file) if file else None)
 
     # -- secrets -----------------------------------------------------------------------------------------------
 

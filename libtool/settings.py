@@ -1,7 +1,7 @@
 """The configuration: one YAML (or JSON) file per librarian, checked, frozen, explained.
 
-Every key stands here once, with its check, its default, its text and an example; ``config/libtool.example.yaml`` and
-the README's table are made from that. Reading it imports nothing heavy, because every callback does.
+What keys there are stands in ``keys``; ``config/libtool.example.yaml`` and the README's table are made from that. Reading
+it imports nothing heavy, because every callback does.
 """
 
 from __future__ import annotations
@@ -9,268 +9,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from libtool import names, parsed, units
+from libtool import names, parsed
 from libtool.errors import ConfigurationError, NoConfiguration
-
-Check = Callable[[Any], Any]
-
-
-# -- checks: each returns the value it took, or raises ValueError saying what was expected ------------------------
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("expected text")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("expected true or false")
-    return value
-
-
-def _whole(low: int, high: int) -> Check:
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"expected a whole number from {low} to {high}")
-        return value
-
-    return check
-
-
-def _fraction(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise ValueError("expected a number above 0 and up to 1")
-    return float(value)
-
-
-def _size(value: Any) -> int:
-    return units.parse_size(value)
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ValueError("expected a mapping, that is lines of 'key: value' one level deeper")
-    return dict(value)
-
-
-def _absolute(value: Any) -> str:
-    if not isinstance(value, str) or not value.startswith("/"):
-        raise ValueError("expected an absolute path")
-    return os.path.normpath(value)
-
-
-def _absolutes(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise ValueError("expected a list of absolute paths")
-    return tuple(_absolute(item) for item in value)
-
-
-def _librarian_name(value: Any) -> str:
-    if not names.is_librarian_name(value):
-        raise ValueError("expected a name of letters, digits, dots, dashes and underscores, such as site_a")
-    return str(value)
-
-
-def _database(value: Any) -> str:
-    if not isinstance(value, str) or not re.match(r"sqlite:///?.+|postgres(ql)?://.+", value):
-        raise ValueError("expected a URL such as sqlite:///catalogue.db or postgresql://user@host:5432/name")
-    # Whatever is quoted wrongly in it: a colon before the last "@" begins a password.
-    if re.match(r"postgres(ql)?://([^@]*:.*@|.*[?&]\s*(ssl)?pass(word)?\s*=)", value, re.DOTALL | re.IGNORECASE):
-        raise ValueError("holds a password; put it into ~/.pgpass or into a file named by database_password_file")
-    return value
-
-
-def _store_type(value: Any) -> str:
-    if value not in ("local",):
-        raise ValueError("expected a kind of store; there is local")
-    return str(value)
-
-
-def _defaults(value: Any) -> dict[str, Any]:
-    commands = _mapping(value)
-    for command, options in commands.items():
-        if options is not None:
-            try:
-                _mapping(options)
-            except ValueError as wrong:
-                raise _At(command, str(wrong)) from None
-    return commands
-
-
-class _At(ValueError):
-    """What is wrong lies one level deeper, at a key of its own."""
-
-    def __init__(self, key: str, why: str) -> None:
-        super().__init__(why)
-        self.key = key
-
-
-#: What the reference keeps beside a carrier's keys.
-_CARRIERS_STATE = {
-    "native_app",
-    "task_id",
-    "transfer_attempted",
-    "transfer_complete",
-    "start_time_transfer",
-    "bytes_transfer",
-}
-
-
-def _carriers(value: Any) -> dict[str, Any]:
-    carriers = _mapping(value)
-    for kind, options in carriers.items():
-        if kind not in ("globus", "local", "rsync"):
-            raise ValueError(f"'{kind}' is no way to carry files; there are globus, local and rsync")
-        needs = {"globus": "destination_endpoint", "local": "hostnames", "rsync": "hostname"}[kind]
-        _flag(_mapping(options).get("available", True))
-        if needs not in options:
-            raise ValueError(f"{kind} needs {needs}")
-        if strange := sorted(set(options) - {needs, "available"} - _CARRIERS_STATE):
-            raise ValueError(f"{kind} has no key {strange[0]}; it has {needs} and available")
-    return carriers
-
-
-def key(text: str, check: Check, example: str, default: Any = MISSING) -> Any:
-    """One key of the configuration; without ``default`` it must be given."""
-    options: dict[str, Any] = {"metadata": {"text": text, "check": check, "example": example}}
-    if default is not MISSING:
-        options["default_factory" if callable(default) else "default"] = default
-    return field(**options)
-
-
-# -- the keys -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StoreData:
-    """Where a store lies and how it treats what comes in (``store_data``)."""
-
-    staging_path: str = key("Where arriving files wait until they are verified.", _text, "/data/staging")
-    store_path: str = key("Where they lie afterwards: this path plus the file's name.", _text, "/data/store")
-    report_full_fraction: float = key(
-        "The part of the file system that may be filled; the rest counts as no room.", _fraction, "0.95", 1.0
-    )
-    group_write_after_stage: bool = key("Give the group write access to staging places.", _flag, "false", False)
-    own_after_commit: bool = key("Copy on commit, so that this user owns what is stored.", _flag, "false", False)
-    readonly_after_commit: bool = key("Take all write access from what is stored.", _flag, "false", False)
-
-
-@dataclass(frozen=True)
-class StoreSettings:
-    """One entry of ``add_stores``."""
-
-    store_name: str = key("The store's name, unique here and permanent.", _librarian_name, "main")
-    store_data: StoreData = key("Where it lies.", lambda value: value, "")
-    store_type: str = key("The kind of store; 'local' is a directory tree.", _store_type, "local", "local")
-    ingestible: bool = key("Whether new files may come in.", _flag, "true", True)
-    asynchronous_transfer_manager_data: Mapping[str, Any] = key(
-        "What can bring files into its staging directory, told to the sender in this order.",
-        _carriers,
-        "{local: {available: true, hostnames: [dtn.example.org]}}",
-        dict,
-    )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The whole configuration of one librarian."""
-
-    file: str = field(metadata={})  #: the file it was read from; no key
-
-    name: str = key("This librarian's name, and the account name that it uses at its peers.", _librarian_name, "site_a")
-    displayed_site_name: str = key("What people call the site.", _text, "Site A", "Untitled Librarian")
-    displayed_site_description: str = key(
-        "One line about the site.", _text, "Raw data of telescope A", "No description set."
-    )
-    callback_url: str | None = key(
-        "Where other librarians reach this one; 'connect' tells it to them.", _text, "https://dtn.site-a.org", None
-    )
-    ca_file: str | None = key(
-        "Certificates (PEM) of the authority of https neighbours, when it is one of your own.", _text, "ca.pem", None
-    )
-    database: str = key(
-        "The catalogue, as a URL. Several hosts need PostgreSQL.",
-        _database,
-        "sqlite:///catalogue.db",
-        "sqlite:///catalogue.db",
-    )
-    database_password_file: str | None = key("An owner-only file with its password.", _text, "pg.secret", None)
-    add_stores: tuple[StoreSettings, ...] = key("The stores, in the order in which they are filled.", list, "", tuple)
-    encryption_key_file: str = key(
-        "Key for what the database keeps encrypted; made by 'setup'.", _text, "encryption.key", "encryption.key"
-    )
-    run_dir: str | None = key(
-        "Where locks lie, on a local disk. Default: run/ beside the database or this file.", _text, "run", None
-    )
-    local_transfer_roots: tuple[str, ...] = key(
-        "Directories into which 'local' and 'rsync' may write for a peer; none means they may not be used to send.",
-        _absolutes,
-        "[/data/b/staging]",
-        tuple,
-    )
-    max_async_inflight_transfers: int = key("Globus tasks in flight at once.", _whole(1, 100), "64", 64)
-    max_async_send_retries: int = key("Submissions tried per queue item before it fails.", _whole(0, 100), "3", 3)
-    history_days: float = key("How long finished transfers are remembered, in days.", _whole(1, 36500), "400", 400)
-    notice_after: float = key("How long a trouble lasts before it is told.", units.parse_span, "10m", 600.0)
-    commands: Mapping[str, Any] = key(
-        "Default options per command; the command line wins.",
-        _defaults,
-        "{send-clone: {destination_librarian: b}}",
-        dict,
-    )
-    max_body_bytes: int = key("Largest request that a callback reads.", _size, "32MiB", 32 * 1024**2)
-    max_batch_items: int = key("Most files in one request.", _whole(1, 10**6), "5000", 5000)
-    max_request_seconds: float = key("Longest time one request may take.", units.parse_span, "60s", 60.0)
-    max_search_results: int = key("Most rows that one search answers with.", _whole(1, 10**6), "64", 64)
-    globus_enable: bool = key("Whether Globus carries files.", _flag, "false", False)
-    globus_client_id: str | None = key(
-        "The Globus application's id.", _text, "00000000-0000-4000-8000-000000000000", None
-    )
-    globus_client_native_app: bool = key(
-        "true: a person's refresh token; false: the application's own secret.", _flag, "true", False
-    )
-    globus_local_endpoint_id: str | None = key(
-        "The collection that files are sent from.", _text, "6c54cade-bde5-45c1-bdea-f4bd71dba2cc", None
-    )
-    globus_client_secret_file: str | None = key(
-        "An owner-only file with secret or token.", _text, "globus.secret", None
-    )
-    globus_stuck_after: float = key(
-        "How long a Globus task may stand still on a file that will never come.", units.parse_span, "15m", 900.0
-    )
-    routes: Mapping[str, Any] = key("The directory pairs of 'transfer' and 'delete'.", _mapping, "", dict)
-    email: Mapping[str, Any] = key("Who is told by mail, and how.", _mapping, "", dict)
-
-    ignored: tuple[str, ...] = field(default=(), metadata={})  #: keys of the reference that mean nothing here
-
-    @property
-    def directory(self) -> str:
-        """Where the file lies; relative paths in it start there."""
-        return os.path.dirname(self.file)
-
-    def path(self, value: str) -> str:
-        """A path of the configuration, absolute."""
-        return os.path.normpath(os.path.join(self.directory, os.path.expanduser(value)))
-
-    @property
-    def collections(self) -> tuple[str, ...]:
-        """Every Globus collection that is named: that files are sent from, that bring them to our stores, of routes."""
-        found: set[Any] = {self.globus_local_endpoint_id}
-        for store in self.add_stores:
-            found.add(store.asynchronous_transfer_manager_data.get("globus", {}).get("destination_endpoint"))
-        for route in self.routes.values():
-            found |= {route.get("src_id"), route.get("dst_id")} if isinstance(route, dict) else set()
-        return tuple(sorted(each for each in found if isinstance(each, str) and each))
-
-    def store(self, name: str) -> StoreSettings | None:
-        """The entry of ``add_stores`` with this name."""
-        return next((store for store in self.add_stores if store.store_name == name), None)
-
+from libtool.keys import (
+    At,
+    EmailSettings,
+    RouteSettings,
+    SmtpSettings,
+    StoreData,
+    StoreSettings,
+    mapping,
+    nested,
+)
+from libtool.keys import Settings as Settings
 
 #: Other spellings that the seeds and the reference use.
 _ALIASES = {"ingestable": "ingestible", "async_transfer_manager_data": "asynchronous_transfer_manager_data"}
@@ -301,7 +55,13 @@ _INLINE_SECRETS = {
     "encryption_key": "put it into a file only you can read and name that with encryption_key_file",
     "globus_client_secret": "put it into a file only you can read and name that with globus_client_secret_file",
     "database_password": "put it into ~/.pgpass, or into an owner-only file named by database_password_file",
+    "password": "put it into a file only you can read and name that with password_file",
+    "smtp_password": "put it into a file only you can read and name that with password_file of email.smtp",
 }
+
+
+#: Keys that hold keys of their own.
+_SECTIONS: dict[str, type[Any]] = {"store_data": StoreData, "email": EmailSettings, "smtp": SmtpSettings}
 
 
 class _Reader:
@@ -317,7 +77,7 @@ class _Reader:
     def section(self, kind: type[Any], given: Any, where: str, **known: Any) -> Any:
         """An instance of the dataclass ``kind`` from a mapping."""
         try:
-            given = _mapping(given)
+            given = mapping(given)
         except ValueError as wrong:
             raise self.fail(where, str(wrong)) from None
         keys = {item.name: item for item in fields(kind) if item.metadata}
@@ -346,8 +106,11 @@ class _Reader:
         return kind(**values)
 
     def value(self, item: Field[Any], value: Any, where: str) -> Any:
-        if item.name == "store_data":
-            return self.section(StoreData, value, where)
+        if item.name in _SECTIONS:
+            try:
+                return self.section(_SECTIONS[item.name], value, where)
+            except At as wrong:
+                raise self.fail(f"{where}.{wrong.key}", str(wrong)) from None
         if item.name == "add_stores":
             if not isinstance(value, list):
                 raise self.fail(where, "expected a list of stores, each beginning with '- store_name: …'")
@@ -355,15 +118,40 @@ class _Reader:
             names = [store.store_name for store in stores]
             if len(set(names)) < len(names):
                 raise self.fail(where, "two stores have the same store_name")
+            check_places(self.file, stores, os.path.normpath)
             return stores
+        if item.name == "routes":
+            return self.routes(value, where)
         try:
             return item.metadata["check"](value)
-        except _At as wrong:
+        except At as wrong:
             raise self.fail(f"{where}.{wrong.key}", str(wrong)) from None
         except (ValueError, TypeError, OverflowError) as wrong:
             # A database's URL may hold a password.
             found = "" if item.name == "database" else f", found {_brief(value)}"
             raise self.fail(where, f"{wrong}{found}") from None
+
+    def routes(self, value: Any, where: str) -> dict[str, RouteSettings]:
+        """The directory pairs, by name."""
+        try:
+            given = mapping(value)
+        except ValueError as wrong:
+            raise self.fail(where, str(wrong)) from None
+        found: dict[str, RouteSettings] = {}
+        for name, entry in given.items():
+            here = f"{where}.{name}"
+            if not names.is_librarian_name(name):
+                raise self.fail(here, "expected a route's name of letters, digits, dots, dashes and underscores")
+            route: RouteSettings = self.section(RouteSettings, entry, here)
+            if route.src_id == route.dst_id and nested(route.src_dir, route.dst_dir):
+                raise self.fail(f"{here}.dst_dir", "source and destination lie in each other")
+            for known, other in found.items():
+                if route.collides(other):
+                    why = f"routes {known} and {name} go to one place ({other.dst_dir}, {route.dst_dir})"
+                    how = "there one would replace what the other brought; give each a destination of its own"
+                    raise self.fail(f"{here}.dst_dir", f"{why}: {how}")
+            found[name] = route
+        return found
 
     @staticmethod
     def meant(spelled: str, keys: Mapping[str, Any]) -> str:
@@ -379,6 +167,58 @@ def _brief(value: Any) -> str:
     except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
         text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_places(file: str, stores: tuple[StoreSettings, ...], spelled: Callable[[str], str]) -> None:
+    """ConfigurationError when a staging or store path of any store is another one, or lies in it: what is removed from a
+    staging area must not be an archive. ``spelled`` gives each its one spelling."""
+    beside = os.path.dirname(os.path.abspath(file))
+    known: list[tuple[str, str]] = []
+    for n, store in enumerate(stores):
+        for name in ("staging_path", "store_path"):
+            key = f"add_stores[{n}].store_data.{name}"
+            path = spelled(os.path.join(beside, getattr(store.store_data, name)))
+            for other, taken in known:
+                if nested(path, taken):
+                    why = f"expected a directory of its own; {path} and {taken} ({other}) are one or lie in each other"
+                    raise ConfigurationError(file=file, key=key, why=why)
+            known.append((key, path))
+
+
+def check_ends(settings: Settings, spelled: Callable[[str], str]) -> None:
+    """ConfigurationError when an end of a route on this host has something of this node's own in it, or lies in a store:
+    it would be carried off and deleted, or written over. ``spelled`` gives each path its one spelling."""
+    ours = (settings.globus_local_endpoint_id or "").lower()
+    for name, route in settings.routes.items():
+        for end, id, top in (("src_dir", route.src_id, route.src_dir), ("dst_dir", route.dst_id, route.dst_dir)):
+            for what, path in _own(settings) if id == ours else ():
+                if nested(spelled(top), spelled(path)):
+                    why = f"expected a directory apart from this node's own; {spelled(path)} ({what}) lies there"
+                    if len(spelled(path)) < len(spelled(top)):
+                        why = f"expected a directory apart from this node's own; it lies in {spelled(path)} ({what})"
+                    raise ConfigurationError(file=settings.file, key=f"routes.{name}.{end}", why=why)
+
+
+def _own(settings: Settings) -> list[tuple[str, str]]:
+    """What this node lives on: the key of each thing with its path."""
+    from urllib.parse import unquote
+
+    found = [("this file", settings.file)]
+    if settings.database.startswith("sqlite:"):  # as models.base reads it, which is too heavy for this place
+        path = unquote(settings.database.removeprefix("sqlite:").removeprefix("//").removeprefix("/"))
+        found.append(("database", os.path.normpath(os.path.join(settings.directory, path))))
+    state = os.path.dirname(found[-1][1])
+    found.append(("run_dir", settings.path(settings.run_dir or os.path.join(state, "run"))))
+    found.append(("encryption_key_file", settings.path(settings.encryption_key_file)))
+    for name in ("globus_client_secret_file", "database_password_file"):
+        if (secret := getattr(settings, name)) is not None:
+            found.append((name, settings.path(secret)))
+    if settings.email and settings.email.smtp and settings.email.smtp.password_file:
+        found.append(("email.smtp.password_file", settings.path(settings.email.smtp.password_file)))
+    for n, store in enumerate(settings.add_stores):
+        for name in ("staging_path", "store_path"):
+            found.append((f"add_stores[{n}].store_data.{name}", settings.path(getattr(store.store_data, name))))
+    return found
 
 
 def find(given: str | None = None) -> str:
@@ -422,6 +262,14 @@ def _load(file: str) -> Settings:
         given = _parse(file)
     reader = _Reader(file)
     settings: Settings = reader.section(Settings, given, "", file=os.path.abspath(file))
+    if not settings.name:
+        if settings.add_stores or not settings.routes:
+            raise reader.fail("name", "is missing; for example 'name: site_a'")
+        # It is part of the labels of tasks and of the names of locks.
+        object.__setattr__(
+            settings, "name", re.sub(r"[^A-Za-z0-9._-]", "-", os.uname().nodename).lstrip("._-") or "node"
+        )
+    check_ends(settings, os.path.normpath)
     if reader.ignored:
         object.__setattr__(settings, "ignored", tuple(reader.ignored))
     if not known:
@@ -459,6 +307,19 @@ def example() -> str:
         if not item.metadata:
             continue
         lines += _explained(item, "")
+        if item.name == "name":
+            lines[-1] = lines[-1].removeprefix("# ")
+        if item.name == "routes":
+            lines[-1] = "# routes:"
+            lines.append("#   outbox:")
+            for part in fields(RouteSettings):
+                lines += [f"#     {line}" for line in _explained(part, "")]
+        if item.name == "email":
+            lines[-1] = "# email:"
+            for part in fields(EmailSettings):
+                lines += [f"#   {line}" for line in _explained(part, "")]
+            lines[-1] = "#   smtp:"
+            lines += [f"#     {line}" for part in fields(SmtpSettings) for line in _explained(part, "")]
         if item.name == "add_stores":
             lines[-1] = "add_stores:"
             for n, part in enumerate(fields(StoreSettings)):

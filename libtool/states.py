@@ -126,3 +126,36 @@ class RemovalStatus(IntEnum):
     PURGING = 3  #: they are to be removed for good; a part of them may be gone already
     PURGED = 4  #: its bytes are gone
     RETURNED = 5  #: its bytes are back in their place
+
+
+class MirrorStatus(IntEnum):
+    """How far one file of a route's source has come."""
+
+    SEEN = 0  #: new or changed; it is sent when a later look finds it the same
+    STABLE = 1  #: found the same in two looks
+    SENDING = 2  #: in a task of the route
+    SENT = 3  #: it arrived, as the carrier's lists say, just as the row describes it
+    LEAVING = 4  #: within one transaction: it becomes a removal
+
+
+class Deed(IntEnum):
+    """What a task of a route is to do."""
+
+    SEND = 0  #: bring files to the destination
+    COMPARE = 1  #: compare files with those at the destination, byte for byte, and bring there what differs
+    PROVE = 2  #: the same with files that are set aside, so that they may be removed
+    DELETE = 3  #: remove files that are set aside behind a collection
+    CLEAR = 4  #: remove empty directories there
+
+
+class ClearingStatus(IntEnum):
+    """How far the deletion of one file at a route's source has come."""
+
+    DECIDED = 0  #: it is to be set aside, and may be already
+    ASIDE = 1  #: it lies aside, just as it was sent
+    PROVING = 2  #: in a task that compares it with the destination's copy
+    PROVED = 3  #: both ends have the same bytes
+    REMOVING = 4  #: it is to be removed for good, and may be already
+    RETURNING = 5  #: it differs: it is to be brought back, and may be already
+    REMOVED = 6
+    RETURNED = 7

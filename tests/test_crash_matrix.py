@@ -180,9 +180,13 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     found = []
     for key, value in other.items():
         if one[key] != value:
+            if key == "faults":
+                # Ended right before it was noted that a neighbour answered, a run leaves that to the next that asks it.
+                one = one | {key: [each for each in one[key] if each[1] != "unreachable" or each in value]}
             if isinstance(value, list):
                 few, many = Counter(map(str, one[key])), Counter(map(str, value))
-                found.append(f"{key}: lacks {list((many - few).elements())}, has {list((few - many).elements())}")
+                if few != many:
+                    found.append(f"{key}: lacks {list((many - few).elements())}, has {list((few - many).elements())}")
             else:
                 found.append(f"{key}: {one[key]!r} instead of {value!r}")
     return found

@@ -26,7 +26,7 @@ from libtool.archive.deciding import Own, Report, Terms
 from libtool.states import Condition, DeletionPolicy
 
 BY_HAND = os.environ.get("LIBTOOL_TEST_EXAMPLES")
-EXAMPLES = int(BY_HAND or "3000")
+EXAMPLES = int(BY_HAND or ("3000" if os.environ.get("LIBTOOL_TEST_ALL_SEAMS") else "1200"))
 CORPUS = 400
 MANY = settings(
     max_examples=EXAMPLES,

@@ -14,7 +14,7 @@ import libtool
 
 TOP = Path(libtool.__file__).parent
 GROUND = ("errors", "states", "units", "digest", "names", "copying", "seams", "locks")
-WINGS = ("models", "stores", "movers", "peers")
+WINGS = ("models", "stores", "movers", "trees", "peers")
 #: Libraries that only these rooms may use. ``libtool.node`` imports peewee through ``models.drivers`` alone.
 OUTSIDE = {
     "peewee": ("models", "archive"),
@@ -30,6 +30,8 @@ OUTSIDE = {
     "yaml": ("settings", "connections"),
     "cryptography": ("node",),
     "xxhash": ("digest",),
+    "smtplib": ("post",),
+    "email": ("post",),
 }
 #: Room → the modules and rooms of libtool that it may import. A room is a prefix of the module's name; the longest
 #: one that is listed counts. ``""`` is the package itself, which holds the version.
@@ -46,16 +48,21 @@ PLAN: dict[str, tuple[str, ...]] = {
     "copying": ("errors", "names", "digest", "seams"),
     # Beside it, what knows the configuration and secrets.
     "parsed": (),
-    "settings": ("parsed", *GROUND),
+    "keys": GROUND,
+    "settings": ("keys", "parsed", *GROUND),
     "credentials": GROUND,
     "tokens": ("credentials", *GROUND),
     "connections": ("credentials", *GROUND),
     "sshkeys": ("credentials", *GROUND),
+    "post": ("keys", "credentials", *GROUND),
     # The wings do not know each other.
     "models": ("models", *GROUND),
     "stores": ("stores", *GROUND),
     "movers": ("movers", *GROUND),
+    "trees": ("trees", *GROUND),
     "peers": ("peers", *GROUND),
+    # But for promises: a collection is a tree, too.
+    "movers.globus.tree": ("movers", "trees.base", *GROUND),
     # The archive: every rule. Of the wings it sees rows, promises and words, never a concrete store or carrier.
     "archive": (
         "archive",
@@ -63,6 +70,7 @@ PLAN: dict[str, tuple[str, ...]] = {
         "models.tables",
         "stores.base",
         "movers.base",
+        "trees.base",
         "peers.messages",
         "peers.admin",
         "peers.features",
@@ -73,7 +81,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     # For the one decision "which of the offered carriers": the table of kinds in movers/__init__.py, no carrier.
     "archive.staging": ("archive", "models.base", "models.tables", "movers", "peers.messages", "peers.features", "peers.client", *GROUND),
     # The only one that wires.
-    "node": ("settings", "credentials", "tokens", "connections", *WINGS, *GROUND),
+    "node": ("settings", "keys", "credentials", "tokens", "connections", "post", *WINGS, *GROUND),
     # The peers' door.
     "endpoints": ("endpoints", "archive", "node", "peers.messages", "peers.admin", *GROUND),
     "endpoints.table": GROUND,
@@ -95,7 +103,7 @@ PLAN: dict[str, tuple[str, ...]] = {
 }
 #: Rooms that one would not guess from the plan, with what they must never import even so.
 NEVER = {
-    "archive": ("settings", "stores.posix", "movers.local", "movers.rsync", "movers.direct", "movers.globus", "tokens", "peers.http", "peers.exec", "peers.ssh", "peers.transports", "connections", "sshkeys"),
+    "archive": ("settings", "stores.posix", "movers.local", "movers.rsync", "movers.direct", "movers.globus", "trees.local", "tokens", "peers.http", "peers.exec", "peers.ssh", "peers.transports", "connections", "sshkeys"),
     "commands.tasks": ("commands.demo", "endpoints"),
 }
 LONGEST = 600
@@ -271,6 +279,13 @@ def test_no_task_imports_another_task() -> None:
         ("archive.queue", "from click import echo"),
         ("stores.posix", "from libtool.models.tables import File"),
         ("models.tables", "from libtool.archive import queue"),
+        ("archive.learning", "from libtool.trees.local import LocalTree"),
+        ("archive.outbox", "from libtool import post"),
+        ("archive.outbox", "import smtplib"),
+        ("commands.status", "from libtool import post"),
+        ("trees.local", "from libtool.movers import base"),
+        ("movers.globus.tree", "from libtool.trees import local"),
+        ("movers.globus.mover", "from libtool.trees.base import Tree"),
         ("errors", "from libtool import settings"),
         ("peers.client", "from libtool.stores import base"),
         ("commands.tasks.send_clone", "from libtool.commands.tasks import recv_clone"),

@@ -47,6 +47,12 @@ def store_with(**changes: Any) -> str:
     return yaml.safe_dump({"name": "b", "add_stores": [{**STORE, **changes}]})
 
 
+def stores_at(*places: tuple[str, str]) -> str:
+    """A configuration whose stores have these staging and store paths."""
+    data = [{"staging_path": staging, "store_path": store} for staging, store in places]
+    return yaml.safe_dump({"name": "b", "add_stores": [{"store_name": f"s{n}", "store_data": each} for n, each in enumerate(data)]})
+
+
 # -- what is refused ----------------------------------------------------------------------------------------------
 
 
@@ -60,7 +66,7 @@ def store_with(**changes: Any) -> str:
         ("name: ''", "name", "expected a name"),
         ("name: a b", "name", "expected a name"),
         ("name: a/b", "name", "expected a name"),
-        ("name: null", "name", "expected a name"),
+        ("name: null", "name", "is missing"),
         ("name: b\ndatabase: catalogue", "database", "expected a URL such as sqlite:///"),
         ("name: b\ndatabase: mysql://x/y", "database", "expected a URL"),
         ("name: b\nhistory_days: soon", "history_days", "expected a whole number from 1 to 36500"),
@@ -111,6 +117,12 @@ def store_with(**changes: Any) -> str:
             "expected true or false",
         ),
         (yaml.safe_dump({"name": "b", "add_stores": [STORE, STORE]}), "add_stores", "same store_name"),
+        (stores_at(("a", "a")), "add_stores[0].store_data.store_path", "(add_stores[0].store_data.staging_path) are one"),
+        (stores_at(("a/b", "a")), "add_stores[0].store_data.store_path", "expected a directory of its own"),
+        (stores_at(("a", "a/./c/../b/")), "add_stores[0].store_data.store_path", "expected a directory of its own"),
+        (stores_at(("a", "b"), ("c", "b")), "add_stores[1].store_data.store_path", "(add_stores[0].store_data.store_path)"),
+        (stores_at(("a", "b"), ("b/c", "d")), "add_stores[1].store_data.staging_path", "expected a directory of its own"),
+        (stores_at(("a", "b"), ("c", "/")), "add_stores[1].store_data.store_path", "expected a directory of its own"),
         ("name: b\nglobus_local_root: /data", "globus_local_root", "not supported"),
         ("- name", "the whole file", "expected a mapping"),
         ("", "the whole file", "expected a mapping"),
@@ -302,6 +314,116 @@ def test_what_is_ignored_is_told_when_asked_for(tmp_path: Path) -> None:
     assert site.run(0, "setup").err == ""
     said = site.run(0, "-v", "setup").err
     assert "log_level" in said and "port" in said
+
+
+def test_directories_that_only_a_link_makes_one_are_refused_by_setup(tmp_path: Path) -> None:
+    site = make_site("a", tmp_path / "a")
+    (tmp_path / "a/link").symlink_to(site.staging)
+    second = {"store_name": "second", "store_data": {"staging_path": "s2", "store_path": "link/inside"}}
+    site.write(add_stores=[*site.settings["add_stores"], second])
+    ran = site.run(78, "setup")
+    assert "add_stores[1].store_data.store_path" in ran.err and "directory of its own" in ran.err
+    assert [path.name for path in site.staging.iterdir()] == [".libtool-store"]
+    second["store_data"]["store_path"] = "beside"
+    site.write()
+    site.run(0, "setup")
+
+
+# -- routes -------------------------------------------------------------------------------------------------------
+
+HERE, THERE = "6c54cade-bde5-45c1-bdea-f4bd71dba2cc", "31ce9ba0-176d-45a5-add3-f37d233ba47d"
+
+
+def routes_at(*ends: tuple[str, str], **keys: Any) -> str:
+    """A configuration whose routes r0, r1 … have these directories."""
+    routes = {f"r{n}": {"src_id": HERE, "src_dir": src, "dst_id": THERE, "dst_dir": dst} for n, (src, dst) in enumerate(ends)}
+    return yaml.safe_dump({"routes": routes, **keys})
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (("/a", "/z"), ("/b", "/z")),
+        (("/a", "/z"), ("/a/b", "/z")),
+        (("/a", "/z"), ("/b", "/z/b")),
+        (("/a", "/z/b"), ("/b", "/z")),
+        (("/a", "/z"), ("/a/b", "/z/c")),
+        (("/a/b", "/z"), ("/a", "/z/b")),
+    ],
+)
+def test_two_routes_that_could_replace_each_others_files_are_refused(file: Path, first: tuple[str, str], second: tuple[str, str]) -> None:
+    said = wrong(file, routes_at(first, second))
+    assert said.startswith(f"{file}: routes.r1.dst_dir") and "r0 and r1" in said and "give each a destination of its own" in said
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [(("/a", "/z"), ("/b", "/y")), (("/a", "/z"), ("/a", "/zz")), (("/a", "/z"), ("/a/b", "/z/b")), (("/a/b", "/b"), ("/a", "/")), (("/a", "/z"), ("/a", "/z"))],
+)
+def test_routes_that_bring_the_same_files_to_one_place_are_taken(file: Path, first: tuple[str, str], second: tuple[str, str]) -> None:
+    file.write_text(routes_at(first, second))
+    assert len(settings.load(str(file)).routes) == 2
+
+
+def test_the_same_directories_of_another_collection_are_another_place(file: Path) -> None:
+    given = yaml.safe_load(routes_at(("/a", "/z"), ("/b", "/z")))
+    given["routes"]["r1"]["dst_id"] = HERE
+    file.write_text(yaml.safe_dump(given))
+    assert len(settings.load(str(file)).routes) == 2
+    given["routes"]["r1"] |= {"src_id": THERE, "src_dir": "/a", "dst_id": THERE}
+    given["routes"]["r1"]["dst_dir"] = "/z/sub"
+    assert "r0 and r1" in wrong(file, yaml.safe_dump(given))
+
+
+@pytest.mark.parametrize("end", ["src_dir", "dst_dir"])
+@pytest.mark.parametrize("path", ["/a/../b", "/a/b/..", "/../a"])
+def test_a_route_that_goes_up_is_refused(file: Path, end: str, path: str) -> None:
+    said = wrong(file, routes_at((path, "/z") if end == "src_dir" else ("/y", path)))
+    assert said.startswith(f"{file}: routes.r0.{end}") and "without '..'" in said
+    file.write_text(routes_at(("/a..", "/..b")))
+    assert settings.load(str(file)).routes["r0"].src_dir == "/a.."
+
+
+OWN: list[tuple[str, dict[str, Any]]] = [
+    ("run_dir", {"run_dir": "/d/run"}),
+    ("database", {"database": "sqlite:////d/catalogue.db"}),
+    ("encryption_key_file", {"encryption_key_file": "/d/key"}),
+    ("globus_client_secret_file", {"globus_client_secret_file": "/d/secret"}),
+    ("database_password_file", {"database_password_file": "/d/secret"}),
+    ("email.smtp.password_file", {"email": {"sender": "a@b.c", "recipients": ["a@b.c"], "smtp": {"host": "h", "user": "u", "password_file": "/d/secret"}}}),
+    ("staging_path", {"name": "b", "add_stores": [{**STORE, "store_data": {"staging_path": "/d/staging", "store_path": "/e"}}]}),
+    ("store_path", {"name": "b", "add_stores": [{**STORE, "store_data": {"staging_path": "/e", "store_path": "/d/store"}}]}),
+]
+
+
+@pytest.mark.parametrize("end", ["src_dir", "dst_dir"])
+@pytest.mark.parametrize("what, keys", OWN)
+def test_a_route_on_this_host_over_the_nodes_own_files_is_refused(file: Path, end: str, what: str, keys: dict[str, Any]) -> None:
+    ends = ("/d", "/z") if end == "src_dir" else ("/y", "/d")
+    ours = HERE if end == "src_dir" else THERE
+    said = wrong(file, routes_at(ends, globus_local_endpoint_id=ours.upper(), **keys))
+    assert said.startswith(f"{file}: routes.r0.{end}") and what in said
+    file.write_text(routes_at(ends, globus_local_endpoint_id=THERE if end == "src_dir" else HERE, **keys))
+    assert settings.load(str(file)).routes  # behind a collection it is another host's
+
+
+@pytest.mark.parametrize("inside", ["", "/deep/er"])
+def test_a_route_in_a_store_is_refused(file: Path, inside: str) -> None:
+    stores = [{**STORE, "store_data": {"staging_path": "/e", "store_path": "/d"}}]
+    said = wrong(file, routes_at((f"/d{inside}", "/z"), globus_local_endpoint_id=HERE, name="b", add_stores=stores))
+    assert "routes.r0.src_dir" in said and "add_stores[0].store_data.store_path" in said
+    file.write_text(routes_at(("/dd", "/z"), globus_local_endpoint_id=HERE, name="b", add_stores=stores))
+    assert settings.load(str(file)).routes
+
+
+def test_a_source_with_the_configuration_in_it_is_refused_also_when_a_link_leads_there(tmp_path: Path) -> None:
+    assert "routes.r0.src_dir" in wrong(tmp_path / "c.yaml", routes_at((str(tmp_path), "/z"), globus_local_endpoint_id=HERE))
+    (tmp_path / "link").symlink_to(tmp_path / "node")
+    site = Site("node", tmp_path / "node", {**yaml.safe_load(routes_at((str(tmp_path / "link"), "/z"))), "globus_local_endpoint_id": HERE})
+    site.write()
+    assert "routes.r0.src_dir" in site.run(78, "setup").err
+    site.write(routes=yaml.safe_load(routes_at((str(tmp_path / "beside"), "/z")))["routes"])
+    site.run(0, "setup")
 
 
 def test_relative_paths_start_at_the_file_and_others_stay(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

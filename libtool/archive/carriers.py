@@ -1,13 +1,17 @@
-"""The carriers and our stores: whether collections show the paths that we see."""
+"""The carriers, our stores and routes: whether collections show the paths that we see, and those that routes name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from libtool.archive.hands import Host
 from libtool.errors import CarrierBarred, CarrierBusy, CarrierRefused, CarrierUnknown, LibtoolError, ServiceUnsafe
 from libtool.models.tables import Store as StoreRow
+from libtool.trees.base import Gone
 
 _KIND = "globus"
 
@@ -37,6 +41,60 @@ def check(host: Host) -> Iterator[dict[str, Any]]:
             raise
         except LibtoolError as trouble:
             yield _row(row.name, "store", "", "", "no", trouble.text)
+
+
+def check_routes(host: Host) -> Iterator[dict[str, Any]]:
+    """See whether both ends of every route can be looked at, and whether its source lets files be set aside."""
+    for name, wanted in host.settings.routes.items():
+        ends = (("source", wanted.src_id, wanted.src_dir), ("destination", wanted.dst_id, wanted.dst_dir))
+        for what, collection, path in ends:
+            same, why = _look_at(partial(_end_of, host, wanted, what == "source"))
+            yield _row(f"route {name}", what, collection, path, same, why)
+
+
+def _end_of(host: Host, wanted: Any, source: bool) -> str:
+    """What is to be said of one end of a route that can be looked at."""
+    if not source:
+        return _destination(host, wanted)
+    tree = host.tree(wanted)
+    try:
+        next(tree.list(""))
+    except Gone:
+        raise CarrierRefused(carrier=_KIND, why="there is no such directory") from None
+    return f"'delete' cannot be used: {why}" if (why := tree.unable()) else ""
+
+
+def _destination(host: Host, wanted: Any) -> str:
+    """What is to be said of a destination. A collection says of a root that is not there only that it does not show it:
+    whether it may be made is seen from the nearest directory above that is shown and lacks the next one."""
+    try:
+        next(host.far_tree(wanted).list(""))
+        return ""
+    except CarrierUnknown as trouble:
+        path, unseen = wanted.dst_dir, trouble
+    while path != "/" and not unseen.facts.get("everywhere", True):
+        path, name = os.path.split(path)
+        try:
+            if host.far_tree(replace(wanted, dst_dir=path)).lacks("", [name]):
+                return "it is not there yet; the first transfer makes it"
+            break
+        except CarrierUnknown as trouble:
+            unseen = trouble
+    raise unseen
+
+
+def _look_at(look: Callable[[], str]) -> tuple[str, str]:
+    """The answer, and what is to be said about it."""
+    try:
+        return "yes", look()
+    except (CarrierUnknown, CarrierBusy) as trouble:
+        return "unknown", trouble.text
+    except CarrierBarred as trouble:
+        return "barred", f"{trouble.facts['why']}. {trouble.facts['how']}"
+    except ServiceUnsafe:
+        raise
+    except LibtoolError as trouble:
+        return "no", trouble.reason
 
 
 def _look(mover: Any, store: str, what: str, collection: str, path: str, size: int) -> dict[str, Any]:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from libtool.models.tables import Store as StoreRow
     from libtool.movers.base import Mover
     from libtool.peers.client import Peer
+    from libtool.states import Deed
     from libtool.stores.base import Store
+    from libtool.trees.base import Tree
 
 
 class Host(Protocol):
@@ -35,6 +37,15 @@ class Host(Protocol):
     def carriers(self) -> Iterable[Mover]:
         """The carriers that need looking after although nothing is to be carried."""
 
+    def tree(self, route: Any) -> Tree:
+        """The source of a route of the configuration."""
+
+    def far_tree(self, route: Any) -> Tree:
+        """The destination of a route, for looking at it."""
+
+    def courier(self, src_id: str, dst_dir: str, deed: Deed) -> Mover:
+        """What carries, compares or removes the files of a route."""
+
     def peer(self, librarian: Librarian, *, seconds: float | None = None) -> Peer:
         """A neighbour that can be asked; ``seconds``: how long an answer is waited for, when it is less than usual."""
 
@@ -45,6 +56,10 @@ class Host(Protocol):
 
     def key(self) -> bytes:
         """The encryption key."""
+
+    def post(self, key: str, lines: list[str], more: int = 0) -> list[str]:
+        """Hand over one message with these lines, which leaves ``more`` unsaid; returns who was refused, and why.
+        MailFailed when nobody gets it."""
 
     def conceal(self, secret: str) -> str:
         """A secret as the database may keep it."""
@@ -62,6 +77,9 @@ class Tally:
     postponed: int = 0
     #: One line each for what a person must know now; printed even when quiet.
     lines: list[str] = field(default_factory=list)
+    #: Those of them that are in the outbox, and those of these that mail has taken care of.
+    posted: set[str] = field(default_factory=set)
+    mailed: set[str] = field(default_factory=set)
     #: One line each for what waits and will be tried again by itself; only for who asks.
     details: list[str] = field(default_factory=list)
     #: A person must act before this goes on.

@@ -79,7 +79,7 @@ def check(host: Host, budget: Budget, tally: Tally, step: Step | None = None) ->
         else:
             _look_at(host, item, mover, sweep, tally)
     sweep.settle(host, tally)
-    _tend(host, tally)
+    tend(host, tally)
     reporting.report(host, budget, tally, step)
 
 
@@ -101,7 +101,7 @@ def _look_at(host: Host, item: SendQueue, mover: Mover, sweep: Sweep, tally: Tal
     tally.postponed += item.files
 
 
-def _tend(host: Host, tally: Tally) -> None:
+def tend(host: Host, tally: Tally) -> None:
     """Let the carriers do what is due now and then; it is no matter of any transfer when that does not work."""
     for mover in host.carriers():
         try:

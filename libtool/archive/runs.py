@@ -11,7 +11,15 @@ from peewee import SQL, fn
 
 from libtool.archive.hands import Host, Tally
 from libtool.models.base import among, writing
-from libtool.models.tables import IncomingTransfer, OutgoingTransfer, SendQueue, TaskRun
+from libtool.models.tables import (
+    IncomingTransfer,
+    OutgoingTransfer,
+    RouteFile,
+    RouteRemoval,
+    RouteTask,
+    SendQueue,
+    TaskRun,
+)
 
 #: Rows of history that one run removes at most.
 PRUNE = 1000
@@ -82,6 +90,18 @@ def prune(host: Host) -> None:
     if items:
         with writing("prune"):
             SendQueue.delete().where(among(SendQueue.id, items)).execute()
+    for ended, used in (
+        (RouteRemoval, None),
+        (RouteTask, RouteFile.select(SQL("1")).where(RouteFile.task == RouteTask.id)),
+    ):
+        over = (ended.status >= SQL("6" if used is None else "3")) & (ended.end_time < before)
+        ids = [
+            row.id
+            for row in ended.select(ended.id).where(over if used is None else over & ~fn.EXISTS(used)).limit(PRUNE)
+        ]
+        if ids:
+            with writing("prune"):
+                ended.delete().where(among(ended.id, ids)).execute()
     runs = [row.id for row in TaskRun.select(TaskRun.id).where(TaskRun.ended < before).limit(PRUNE)]
     if runs:
         with writing("prune"):

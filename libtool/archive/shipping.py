@@ -31,7 +31,7 @@ from libtool.archive.queue import (
 )
 from libtool.errors import CarrierBarred, CarrierBusy, CarrierRefused, CarrierUnknown, StoreUnavailable
 from libtool.models.base import raw_rows, writing
-from libtool.models.tables import Librarian, OutgoingTransfer, SendQueue, live, waiting
+from libtool.models.tables import Librarian, OutgoingTransfer, RouteTask, SendQueue, live, open_tasks, waiting
 from libtool.models.tables import Store as StoreRow
 from libtool.movers.base import Hitch, Mover, Ticket
 from libtool.states import FileKind, QueueStatus
@@ -118,6 +118,11 @@ class Slots:
             mover = self._host.mover(kind)
             if mover is None or mover.asynchronous:
                 self._taken[destination] = self._taken.get(destination, 0) + count
+        # Those of routes go to no librarian; the service counts all of them together.
+        routes = RouteTask.select().where(
+            open_tasks(), RouteTask.status << [QueueStatus.SUBMITTING, QueueStatus.IN_FLIGHT]
+        )
+        self._taken[0] = routes.count()
         return self._taken
 
     def full(self, item: SendQueue) -> bool:
@@ -223,8 +228,9 @@ def _sort_out_unreadable(host: Host, files: list[Cargo], tally: Tally) -> list[C
     if bad:
         with writing("unreadable"):
             attempts.fail(bad, host.now(), tell=True)
+        how = "'libtool validate-file' reads it and marks it, and corruption-fixer gets it anew; it is tried again by itself."
         for id, why in bad.items():
-            tally.problem(f"'{names.shown(called[id])}' was not sent: {why}. Restore it; it is tried again by itself.")
+            tally.problem(f"'{names.shown(called[id])}' was not sent: {why}. {how}")
     return [each for each in files if each.id not in bad]
 
 

@@ -17,7 +17,8 @@ from libtool.errors import LibtoolError, PersonNeeded
 @with_format
 @pass_frame
 def check_endpoint(frame: Frame, dry_run: bool) -> int:
-    """Put a marker into every store's staging directory, look for it through its collection, and take it away.
+    """Put a marker into every store's staging directory, look for it through its collection, and take it away; look at
+    both ends of every route.
 
     Globus carries files from and to the paths that the librarians name, so a collection must show just those. Exit
     code 0 when all do, 3 when one does not or could not be asked, 4 when a person must log in or permit something.
@@ -27,14 +28,14 @@ def check_endpoint(frame: Frame, dry_run: bool) -> int:
         if not named:
             raise PersonNeeded(
                 why="the configuration names no collection",
-                how="Set globus_local_endpoint_id, or a store's destination_endpoint.",
+                how="Set globus_local_endpoint_id, a store's destination_endpoint, or routes.",
             )
         if dry_run:
             for collection in named:
                 print(f"would look for markers through collection {collection}")
             return 0
         announce(frame, node)
-        rows = list(carriers.check(node))
+        rows = [*carriers.check(node), *carriers.check_routes(node)]
         if not rows:
             raise PersonNeeded(
                 why="no store has a carrier 'globus' that is available, and globus_local_endpoint_id is not set",

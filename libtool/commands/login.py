@@ -76,7 +76,7 @@ def announce(frame: Frame, node: Node) -> None:
     """Say what a person at the terminal might not know."""
     if service := node.identity().service:
         frame.say(f"note: Globus is at {service} (set by the environment)")
-    if not node.settings.globus_enable:
+    if not node.settings.globus_enable and not node.settings.routes:
         frame.say("note: globus_enable is not true, so no task here uses Globus")
 
 

@@ -8,6 +8,7 @@ import click
 
 from libtool.archive import catalogue, queue
 from libtool.commands.words import Frame, pass_frame, show, with_format
+from libtool.node import Node
 
 
 @click.command()
@@ -27,11 +28,14 @@ from libtool.commands.words import Frame, pass_frame, show, with_format
     show_default=True,
     help="With --waiting and --tasks: at most so many.",
 )
+@click.option("--try-mail", is_flag=True, help="Instead: send one message to the people of 'email', as a test.")
 @with_format
 @pass_frame
-def status(frame: Frame, check: bool, waiting: bool, tasks: bool, max_results: int) -> int:
+def status(frame: Frame, check: bool, waiting: bool, tasks: bool, max_results: int, try_mail: bool) -> int:
     """What is pending, in flight and stuck, what is in trouble, and the last run of every task."""
     with frame.open() as node:
+        if try_mail:
+            return _try_mail(frame, node)
         if waiting:
             show(frame, catalogue.waiting(max_results), ["name", "destination", "attempts", "next", "reason"])
             return 0
@@ -64,10 +68,31 @@ def status(frame: Frame, check: bool, waiting: bool, tasks: bool, max_results: i
     if found["destinations"]:
         print()
         show(frame, found["destinations"], list(found["destinations"][0]))
+    if found["routes"]:
+        print()
+        show(frame, found["routes"], list(found["routes"][0]))
     if found["troubles"]:
         print()
         show(frame, found["troubles"], ["since", "subject", "text"])
+    if mail := found["mail"]["waiting"]:
+        print(f"\nmail: {mail} waiting to be handed over, which failed {found['mail']['tries']} times")
     if found["runs"]:
         print()
         show(frame, found["runs"], ["command", "target", "started", "exit_code", "done", "failed", "postponed"])
     return code
+
+
+def _try_mail(frame: Frame, node: Node) -> int:
+    """Send a message that says nothing but that it came."""
+    refused = node.post(f"test {node.now().timestamp()}", ["This is a test: mail from this librarian arrives."])
+    wanted = node.settings.email
+    missed = {each.partition(": ")[0] for each in refused}
+    to = [address for address in (wanted.recipients if wanted else ()) if address not in missed]
+    result = {"handed_over_to": to, "refused": refused}
+    if frame.format == "json":
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        print(f"One message was handed over to {', '.join(to)}.")
+        for each in refused:
+            frame.tell(f"Refused: {each}")
+    return 1 if refused else 0

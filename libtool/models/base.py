@@ -105,6 +105,12 @@ def writing(what: str) -> Iterator[None]:
     seam(f"{what}: committed")
 
 
+def birth() -> str:
+    """What tells this database from all others, and stays when it is restored: the moment of its making, in letters."""
+    (made,) = current().execute_sql("SELECT min(applied) FROM schema_version").fetchone()
+    return f"{int(made):x}"
+
+
 def serialise(key: int) -> None:
     """Let no other transaction that asks for the same ``key`` run beside this one (PostgreSQL; SQLite has one writer)."""
     database = current()
@@ -230,16 +236,18 @@ def update_many(table: type[Record], columns: list[str], rows: list[tuple[Any, .
         )
 
 
-def insert_rows(table: type[Record], columns: list[str], rows: list[tuple[Any, ...]]) -> None:
-    """Insert many rows with as few statements as possible; ``columns`` are database names, values are as stored."""
+def insert_rows(table: type[Record], columns: list[str], rows: list[tuple[Any, ...]], *, known: bool = False) -> None:
+    """Insert many rows with as few statements as possible; ``columns`` are database names, values are as stored.
+    ``known``: some may be there already, and those stay as they are."""
     database = current()
     one = "(" + ", ".join([database.param] * len(columns)) + ")"
     names = ", ".join(f'"{column}"' for column in columns)
     piece = PARAMETERS // len(columns)
     for start in range(0, len(rows), piece):
         part = rows[start : start + piece]
+        rest = " ON CONFLICT DO NOTHING" if known else ""
         database.execute_sql(
-            f'INSERT INTO "{table._meta.table_name}" ({names}) VALUES {", ".join([one] * len(part))}',
+            f'INSERT INTO "{table._meta.table_name}" ({names}) VALUES {", ".join([one] * len(part))}{rest}',
             [value for row in part for value in row],
         )
 

@@ -23,9 +23,12 @@ from libtool.models.base import EnumField, NameField, Record, TimeField
 from libtool.states import (
     AuthLevel,
     Cause,
+    ClearingStatus,
     Condition,
+    Deed,
     DeletionPolicy,
     FileKind,
+    MirrorStatus,
     Owed,
     Proof,
     QueueStatus,
@@ -253,6 +256,112 @@ class Fault(Record):
         indexes = ((("subject", "kind"), True),)
 
 
+class Mail(Record):
+    """A line that people are to be told by mail; it stays until a message with it was handed over."""
+
+    id = BigAutoField()
+    line = TextField()
+    create_time = TimeField()
+    tries = IntegerField(default=0)  #: how often a message with it could not be handed over
+
+
+class Route(Record):
+    """A pair of directories of the configuration, as far as its source is known. Its name and source stay; its
+    destination is that of each task."""
+
+    id = BigAutoField()
+    name = TextField(unique=True)
+    src_id = TextField()
+    src_dir = TextField()
+    create_time = TimeField()
+    cursor = TextField(null=True)  #: JSON: the directory at which a look that is not finished goes on
+    look_time = TimeField(null=True)  #: when the look that is going on began
+    looked_time = TimeField(null=True)  #: when the last finished look began
+
+
+class RouteDirectory(Record):
+    """A directory of a route's source."""
+
+    id = BigAutoField()
+    route = ForeignKeyField(Route, index=False)
+    parent = ForeignKeyField("self", null=True)
+    path = NameField()  #: relative to the source; empty for the source itself
+    emptied_time = TimeField(null=True)  #: when libtool removed something from it, if it may be empty since
+    place = TextField(null=True)  #: the place below ``.libtool-aside`` that it is set aside in, empty, to be removed
+
+    class Meta:
+        indexes = ((("route", "path"), True),)
+
+
+class RouteTask(Record):
+    """One task of a route at its carrier."""
+
+    id = BigAutoField()
+    route = ForeignKeyField(Route, index=False)
+    deed = EnumField(Deed)
+    status = EnumField(QueueStatus, default=QueueStatus.QUEUED)
+    dst_id = TextField()
+    dst_dir = TextField()
+    paths = TextField(null=True)  #: JSON: the directories that it is to clear away
+    ticket = TextField(null=True)  #: JSON: the carrier's own memory of this task
+    retries = IntegerField(default=0)  #: submissions that were clearly refused
+    not_before = TimeField(null=True)
+    create_time = TimeField()
+    submit_time = TimeField(null=True)
+    end_time = TimeField(null=True)
+    files = IntegerField(default=0)
+    size = BigIntegerField(default=0)  #: bytes
+    report = TextField(null=True)  #: JSON: what the carrier measured
+    reason = TextField(null=True)  #: why it waits or failed
+
+
+class RouteFile(Record):
+    """A file of a route's source as a look found it. While a task has it the row stays as it was when it was submitted."""
+
+    id = BigAutoField()
+    route = ForeignKeyField(Route, index=False)
+    directory = ForeignKeyField(RouteDirectory, index=False)
+    name = TextField()  #: the last part of its path
+    size = BigIntegerField()
+    mtime = BigIntegerField()  #: nanoseconds since 1970
+    inode = BigIntegerField()  #: 0 behind a collection
+    ctime = BigIntegerField()  #: nanoseconds since 1970; 0 behind a collection
+    status = EnumField(MirrorStatus, default=MirrorStatus.SEEN)
+    doubt = BooleanField(default=False)  #: it was sent, and of all this only inode or ctime differ since
+    seen_time = TimeField()  #: when it was first seen just so
+    task = ForeignKeyField(RouteTask, null=True)  #: that has it, or with which it arrived
+    arrived_time = TimeField(null=True)  #: when that was learnt
+    attempts = IntegerField(default=0)
+    not_before = TimeField(null=True)
+    reason = TextField(null=True)  #: why the last attempt failed
+
+    class Meta:
+        indexes = ((("directory", "name"), True), (("route", "status", "arrived_time"), False))
+
+
+class RouteRemoval(Record):
+    """The deletion of one file at a route's source: by whom, why, and where its bytes are until they are removed."""
+
+    id = BigAutoField()
+    route = ForeignKeyField(Route, index=False)
+    path = TextField()  #: relative to the source
+    size = BigIntegerField()
+    mtime = BigIntegerField()
+    inode = BigIntegerField()
+    ctime = BigIntegerField()  #: as it was when it was sent; once it lies aside, as it lies there
+    status = EnumField(ClearingStatus, default=ClearingStatus.DECIDED)
+    place = TextField()  #: the directory below ``.libtool-aside`` that it is set aside in, under its number
+    sent = BigIntegerField()  #: the number of the route's task with which it arrived
+    evidence = TextField()  #: that task at its carrier, and where it brought the file
+    task = ForeignKeyField(RouteTask, null=True)  #: that has it now
+    actor = TextField()
+    reason = TextField()
+    create_time = TimeField()
+    aside_time = TimeField(null=True)
+    proved_time = TimeField(null=True)  #: when it was last compared with the destination's
+    end_time = TimeField(null=True)
+
+
 TABLES = [
     User,
     Store,
@@ -267,6 +376,12 @@ TABLES = [
     Retry,
     TaskRun,
     Fault,
+    Mail,
+    Route,
+    RouteDirectory,
+    RouteTask,
+    RouteFile,
+    RouteRemoval,
 ]
 
 
@@ -288,6 +403,16 @@ def waiting() -> Expression:
 def unfinished() -> Expression:
     """The condition that a removal is not over: its bytes may lie aside."""
     return Removal.status < SQL("4")
+
+
+def clearing() -> Expression:
+    """The condition that a route's removal is not over."""
+    return RouteRemoval.status < SQL("6")
+
+
+def open_tasks() -> Expression:
+    """The condition that a route's task is queued, being submitted or in flight."""
+    return RouteTask.status < SQL("3")
 
 
 _Out, _In = OutgoingTransfer, IncomingTransfer
@@ -343,3 +468,23 @@ Instance.add_index(
 )
 # Removals that are not over.
 Removal.add_index(Removal.index(Removal.store, Removal.id, where=unfinished(), name="removal_open"))
+
+# Tasks of routes that are not over, and those that are.
+RouteTask.add_index(RouteTask.index(RouteTask.route, RouteTask.id, where=open_tasks(), name="routetask_open"))
+RouteTask.add_index(RouteTask.index(RouteTask.end_time, where=RouteTask.status >= SQL("3"), name="routetask_ended"))
+# Directories from which something was removed.
+RouteDirectory.add_index(
+    RouteDirectory.index(
+        RouteDirectory.route,
+        RouteDirectory.path,
+        where=RouteDirectory.emptied_time.is_null(False),
+        name="routedirectory_emptied",
+    )
+)
+# Removals that are not over, and those that are.
+RouteRemoval.add_index(
+    RouteRemoval.index(RouteRemoval.route, RouteRemoval.id, where=clearing(), name="routeremoval_open")
+)
+RouteRemoval.add_index(
+    RouteRemoval.index(RouteRemoval.end_time, where=RouteRemoval.status >= SQL("6"), name="routeremoval_ended")
+)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import click
 
-from libtool.archive import runs
+from libtool.archive import notices, outbox, runs
 from libtool.archive.hands import Budget, Tally
 from libtool.commands.words import Frame, Span, dry_run
-from libtool.errors import LibtoolError
+from libtool.errors import LibtoolError, LockTaken
 from libtool.node import Node
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,13 +39,56 @@ def task_options(command: F) -> F:
 
 @contextmanager
 def run(frame: Frame, node: Node, command: str, target: str, tally: Tally) -> Iterator[None]:
-    """Hold the task's lock for ``target`` and record the run; LockTaken when another run is at it."""
-    with (
-        node.lock(f"{command}-{target}" if target else command),
-        runs.recorded(node, command, target, tally, exit_code),
-    ):
-        yield
-        runs.prune(node)
+    """Hold the task's lock for ``target`` and record the run; LockTaken when another run is at it.
+
+    Afterwards, with and without success, mail is handed over that waits.
+    """
+    try:
+        with (
+            node.lock(f"{command}-{target}" if target else command),
+            runs.recorded(node, command, target, tally, exit_code),
+        ):
+            yield
+            notices.outlived(node, tally)
+            runs.prune(node)
+    except LockTaken:
+        raise
+    except Exception:
+        with suppress(Exception):  # what was wrong before is what counts
+            outbox.deliver(node, tally)
+        raise
+    outbox.deliver(node, tally)
+
+
+def each(
+    frame: Frame,
+    node: Node,
+    command: str,
+    targets: Sequence[str],
+    seconds: float,
+    deed: Callable[[str, Tally, Budget], None],
+) -> int:
+    """Do the same for several targets, each under its own lock and with its own record; what is wrong with one delays
+    no other. LockTaken when all of them are being worked on by other runs."""
+    codes, taken, total = [0], 0, budget(seconds)
+    for n, target in enumerate(targets):
+        tally = Tally()
+        try:
+            with run(frame, node, command, target, tally):
+                deed(target, tally, total.share(len(targets) - n))
+        except LockTaken:
+            taken += 1
+            continue
+        except LibtoolError as trouble:
+            if len(targets) == 1:
+                raise
+            frame.tell(f"{target}: {trouble.text}")
+            codes.append(trouble.exit_code)
+            continue
+        codes.append(finish(frame, tally))
+    if targets and taken == len(targets):
+        raise LockTaken(lock=command)
+    return max(codes)
 
 
 def exit_code(trouble: BaseException) -> int:
@@ -62,10 +105,13 @@ def budget(seconds: float) -> Budget:
 
 def finish(frame: Frame, tally: Tally) -> int:
     """Say what a person must know, and return the exit code."""
-    for line in tally.lines[:LINES]:
+    # Cron would mail a second time what was mailed.
+    told = frozenset[str]() if frame.verbosity > 0 or sys.stderr.isatty() else tally.mailed
+    lines = [line for line in tally.lines if line not in told]
+    for line in lines[:LINES]:
         frame.tell(line)
-    if len(tally.lines) > LINES:
-        frame.tell(f"and {len(tally.lines) - LINES} more; 'libtool status' shows what waits")
+    if len(lines) > LINES:
+        frame.tell(f"and {len(lines) - LINES} more; 'libtool status' shows what waits")
     for line in tally.details[:LINES]:
         frame.say(line)
     if not tally.idle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from libtool.archive import librarians, notices, sending
+from libtool.archive import librarians, notices, outbox, sending
 from libtool.archive.hands import Tally
 from libtool.archive.staging import Wish
 from libtool.commands.tasks import frame as tasks
@@ -91,4 +91,5 @@ def _gone(frame: Frame, node: Node, name: str) -> int:
     tally = Tally(postponed=1)
     text = f"it was removed: take it out of send-clone's destinations, or run 'libtool add-librarian --name {name} …'"
     notices.trouble(node, tally, f"librarian {name}", "removed", text)
+    outbox.deliver(node, tally)
     return tasks.finish(frame, tally)

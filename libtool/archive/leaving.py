@@ -1,0 +1,121 @@
+"""Which files of a route's source may be set aside: a rule over what is recorded and what lies there now; it changes nothing.
+
+A file must have arrived at the destination of now, have been kept for long enough, be just as it was sent, still be
+chosen by the patterns, and no other route with the same source may have to bring it somewhere first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+from unicodedata import normalize
+
+from libtool.archive.hands import Budget, Host
+from libtool.archive.routes import Mirror, belongs, chosen
+from libtool.errors import DirectoryUnreadable
+from libtool.models.base import raw_rows
+from libtool.models.tables import Route, RouteDirectory, RouteFile, RouteTask
+from libtool.names import above
+from libtool.states import MirrorStatus
+from libtool.trees.base import Gone
+
+#: A file's row and its path.
+Going = tuple[Any, str]
+
+
+def eligible(host: Host, mirror: Mirror, budget: Budget, alike: list[str] | None = None) -> Iterator[list[Going]]:
+    """The files that may go, a directory at a time. Directories that cannot be looked at have none.
+
+    Files whose paths differ in nothing but capital letters or the spelling of accents stay, and are put into ``alike``:
+    where the destination does not tell them apart, one is the copy of both.
+    """
+    due, held = _due(host, mirror), [] if alike is None else alike
+    query = RouteFile.select(RouteFile.directory, RouteDirectory.path).join(RouteDirectory)
+    arrived = query.switch(RouteFile).join(RouteTask).where(due).distinct().order_by(RouteDirectory.path)
+    directories = list(raw_rows(arrived))
+    twins = _twins(mirror) if directories else set()
+    for id, directory in directories:
+        if not budget.left:
+            return
+        if twins and not twins.isdisjoint([directory, *above(directory)]):
+            held.append(directory)
+            continue
+        try:
+            found = _in(host, mirror, id, directory, held)
+        except (Gone, DirectoryUnreadable):
+            continue
+        if found:
+            yield found
+
+
+def _spelled(name: str) -> str:
+    """A name as a destination may understand it that does not tell all of them apart."""
+    return normalize("NFC", normalize("NFC", name).casefold())
+
+
+def _twins(mirror: Mirror) -> set[str]:
+    """The directories of the source that such a destination takes for one."""
+    paths = [
+        path
+        for (path,) in raw_rows(RouteDirectory.select(RouteDirectory.path).where(RouteDirectory.route == mirror.row.id))
+    ]
+    count = Counter(map(_spelled, paths))
+    return {path for path in paths if count[_spelled(path)] > 1}
+
+
+def _due(host: Host, mirror: Mirror) -> Any:
+    """The condition that a file arrived where the route goes now, long enough ago."""
+    wanted = mirror.wanted
+    kept: datetime = host.now() - timedelta(seconds=wanted.keep_seconds)
+    mine = (RouteFile.route == mirror.row.id) & (RouteFile.status == MirrorStatus.SENT)
+    there = (RouteTask.dst_id == wanted.dst_id) & (RouteTask.dst_dir == wanted.dst_dir)
+    return mine & (RouteFile.arrived_time <= kept) & there
+
+
+def _in(host: Host, mirror: Mirror, id: int, directory: str, alike: list[str]) -> list[Going]:
+    """The files of one directory that may go."""
+    query = RouteFile.select(RouteFile, RouteTask).join(RouteTask)
+    rows = {row.name: row for row in query.where(_due(host, mirror), RouteFile.directory == id)}
+    prefix = f"{directory}/" if directory else ""
+    found: list[Going] = []
+    count: Counter[str] = Counter()
+    for portion in mirror.tree.list(directory):
+        count.update(_spelled(seen.name) for seen in portion.files)
+        for seen in portion.files:
+            row = rows.get(seen.name)
+            same = row is not None and seen[1:] == (row.size, row.mtime, row.inode, row.ctime)
+            if same and belongs(mirror.ours, prefix + seen.name):
+                found.append((row, prefix + seen.name))
+    alike += [path for row, path in found if count[_spelled(row.name)] > 1]
+    found = [(row, path) for row, path in found if count[_spelled(row.name)] == 1]
+    for name, other in host.settings.routes.items():
+        if found and name != mirror.row.name and other.overlaps(mirror.wanted):
+            found = _not_awaited(name, other, mirror, directory, found)
+    return found
+
+
+def _not_awaited(name: str, other: Any, mirror: Mirror, directory: str, found: list[Going]) -> list[Going]:
+    """Those that another route with the same source has brought to its destination, too, or does not want."""
+    where = f"{mirror.wanted.src_dir.rstrip('/')}/{directory}".rstrip("/") + "/"
+    theirs = other.src_dir.rstrip("/") + "/"
+    if not where.startswith(theirs):
+        return found  # it begins deeper: what lies here is none of its files
+    inside = where[len(theirs) :].rstrip("/")
+    row = Route.get_or_none(Route.name == name)
+    there: set[tuple[Any, ...]] = set()
+    if row is not None:
+        t = RouteFile
+        query = t.select(t.name, t.size, t.mtime, t.inode, t.ctime).join(RouteDirectory)
+        mine = (RouteDirectory.route == row.id) & (RouteDirectory.path == inside)
+        arrived = (RouteTask.dst_id == other.dst_id) & (RouteTask.dst_dir == other.dst_dir)
+        sent = query.switch(RouteFile).join(RouteTask).where(mine, RouteFile.status == MirrorStatus.SENT, arrived)
+        there = set(raw_rows(sent))
+    wants = chosen(other.include, other.exclude)
+    return [
+        (file, path)
+        for file, path in found
+        if (file.name, file.size, file.mtime, file.inode, file.ctime) in there
+        or not belongs(wants, f"{inside}/{file.name}".lstrip("/"))
+    ]

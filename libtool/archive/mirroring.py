@@ -1,0 +1,123 @@
+"""``transfer``: bringing what is new at a route's source to its destination.
+
+The destination becomes a superset of the source: nothing is ever removed there. Nothing new means no task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from peewee import fn
+
+from libtool.archive import notices, routes
+from libtool.archive.errands import Errands
+from libtool.archive.hands import Budget, Host, Tally
+from libtool.archive.looking import Look, shorten
+from libtool.archive.routes import Mirror
+from libtool.models.base import among, raw_rows, writing
+from libtool.models.tables import RouteDirectory, RouteFile, RouteRemoval, RouteTask, clearing, open_tasks
+from libtool.names import shown
+from libtool.states import Deed, MirrorStatus, QueueStatus
+
+DEEDS = (Deed.SEND, Deed.COMPARE)
+#: After so many failed attempts a file is told of as one that will not go.
+WILL_NOT_GO = 3
+
+
+def transfer(host: Host, mirror: Mirror, budget: Budget, tally: Tally) -> None:
+    """Learn what arrived, look at the source, and send what is new and keeps still."""
+    errands = Errands(host, mirror, tally, DEEDS, "transfer")
+    errands.learn(budget)
+    errands.redirect()
+    errands.ship(budget)  # what an earlier run began
+    looked = Look(host, mirror)
+    if not errands.closed and errands.guarded(lambda: looked.go(budget)):
+        _send(host, mirror, budget, errands)
+    errands.settle()
+    _tell(host, mirror, looked, tally)
+
+
+def _send(host: Host, mirror: Mirror, budget: Budget, errands: Errands) -> None:
+    """Make tasks of what kept still, and submit each at once: a task that waits would only grow old."""
+    while budget.left and errands.smooth and errands.slots > 0 and _form(host, mirror, errands):
+        errands.ship(budget)
+
+
+def _form(host: Host, mirror: Mirror, errands: Errands) -> bool:
+    """Make one task of files that kept still; whether there were any."""
+    for doubt in (False, True):
+        stable = (RouteFile.route == mirror.row.id) & (RouteFile.status == MirrorStatus.STABLE)
+        ids = _ready(mirror, stable & (RouteFile.doubt == doubt))
+        if not ids:
+            continue
+        with writing("route: task"):
+            task = errands.make(Deed.COMPARE if doubt else Deed.SEND, len(ids), 0)
+            taken = RouteFile.update(status=MirrorStatus.SENDING, task=task.id).where(stable, among(RouteFile.id, ids))
+            taken.execute()
+            mine = RouteFile.select(fn.COUNT(RouteFile.id), fn.SUM(RouteFile.size)).where(RouteFile.task == task.id)
+            count, size = next(iter(raw_rows(mine)))
+            RouteTask.update(files=count, size=int(size or 0)).where(RouteTask.id == task.id).execute()
+        return True
+    return False
+
+
+def _ready(mirror: Mirror, stable: Any) -> list[int]:
+    """The first of these files, but for those whose former content still lies aside: what the destination has under
+    their names is its only proof until it is removed, and it would replace them when it comes back."""
+    removal, ready, after, most = RouteRemoval, list[int](), 0, int(mirror.wanted.max_files)
+    open_ones = (removal.route == mirror.row.id) & clearing()
+    while len(ready) < most:
+        query = RouteFile.select(RouteFile.id, RouteDirectory.path, RouteFile.name).join(RouteDirectory)
+        rows = raw_rows(query.where(stable, RouteFile.id > after).order_by(RouteFile.id).limit(most))
+        part = {id: f"{directory}/{name}" if directory else name for id, directory, name in rows}
+        if not part:
+            break
+        known = removal.select(removal.path).where(open_ones, among(removal.path, part.values()))
+        aside = {path for (path,) in raw_rows(known)}
+        ready += [id for id, path in part.items() if path not in aside]
+        after = max(part)
+    return ready[:most]
+
+
+def _tell(host: Host, mirror: Mirror, look: Look, tally: Tally) -> None:
+    """What a person should know about the source and its files."""
+    ledger = notices.Ledger("source")
+    if look.unreadable:
+        more = f" (and {len(look.unreadable) - 1} more)" if len(look.unreadable) > 1 else ""
+        ledger.note(mirror.subject, "unreadable", look.unreadable[0] + more)
+        tally.postponed += len(look.unreadable)
+    if look.strangers:
+        what = "is" if look.strangers == 1 else "are"
+        text = (
+            f"{look.strangers} {what} not mirrored, since links, special files and names that are no UTF-8 or have line"
+        )
+        text += f" breaks cannot be: {shorten(look.strange)}. Name them under 'exclude' to be told no more"
+        ledger.note(mirror.subject, "strange", text)
+    if look.complete:
+        ledger.well(mirror.subject)
+    # A look that took several runs has met in an earlier one what it did not meet in this.
+    lasted = (host.now() - look.begun).total_seconds() + host.settings.notice_after
+    ledger.settle(host, tally, lambda about: False, lambda about: lasted)
+    count, one = routes.will_not_go(mirror.row, WILL_NOT_GO)
+    if one is not None:
+        path = f"{one.directory.path}/{one.name}".lstrip("/")
+        text = f"{count} files will not go, such as '{shown(path)}': {one.reason}. They are tried again by themselves"
+        notices.trouble(host, tally, mirror.subject, "files", text, at_once=True)
+    else:
+        notices.over(host, tally, mirror.subject, "files")
+
+
+def plan(host: Host, mirror: Mirror, budget: Budget, tell: Callable[[str], None]) -> None:
+    """Look at the source and tell what a run would find there, a line each; nothing is written."""
+    for deed in open_tasks_of(mirror):
+        tell(deed)
+    Look(host, mirror, lambda word, path, size: tell(f"{word}: {shown(path)}, {size} bytes")).go(budget)
+
+
+def open_tasks_of(mirror: Mirror) -> Iterator[str]:
+    """The tasks that are not over, a line each."""
+    mine = (RouteTask.route == mirror.row.id) & (RouteTask.deed << DEEDS) & open_tasks()
+    for task in RouteTask.select().where(mine).order_by(RouteTask.id):
+        what = "submit" if task.status < QueueStatus.IN_FLIGHT else "ask about"
+        yield f"{what} task {task.id}: {task.files} files, {task.size} bytes"

@@ -1,0 +1,198 @@
+"""Routes: directory pairs of the configuration, and what of their sources is theirs."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+from typing import Any
+
+from peewee import SQL, fn
+
+from libtool import names
+from libtool.archive import notices
+from libtool.archive.hands import Host, Tally
+from libtool.errors import RouteMoved, UnknownRoute
+from libtool.models.base import raw_rows, writing
+from libtool.models.tables import Route, RouteFile, RouteRemoval, RouteTask, clearing, open_tasks
+from libtool.states import ClearingStatus, MirrorStatus
+from libtool.trees.base import Tree
+from libtool.units import show_time
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A route that is worked on."""
+
+    row: Route
+    wanted: Any  #: its entry in the configuration
+    tree: Tree  #: its source
+    ours: Callable[[str, bool], bool]  #: whether a path (True: a directory) belongs to it, by its patterns
+
+    @property
+    def subject(self) -> str:
+        """What notices about it are about."""
+        return f"route {self.row.name}"
+
+
+@dataclass(frozen=True)
+class Former:
+    """What is left of a route that the configuration does not have any more: what lies aside can come back."""
+
+    src_id: str
+    src_dir: str
+    dst_id: str
+    dst_dir: str
+    settle_seconds: float = 0.0
+    keep_seconds: float = 0.0
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    remove_empty: bool = False
+    max_files: int = 2000
+    max_deletions: int = 0
+
+
+def _former(row: Route) -> Former:
+    last = RouteTask.select().where(RouteTask.route == row.id).order_by(RouteTask.id.desc()).first()
+    return Former(row.src_id, row.src_dir, last.dst_id if last else "", last.dst_dir if last else "/")
+
+
+def tell_former(host: Host, tally: Tally) -> None:
+    """Tell of routes that the configuration does not have any more, and that have files set aside."""
+    lies = RouteRemoval.select(SQL("1")).where(RouteRemoval.route == Route.id, clearing())
+    lost = {row.name: row for row in Route.select().where(fn.EXISTS(lies)) if row.name not in host.settings.routes}
+    for name, row in lost.items():
+        count = RouteRemoval.select().where(RouteRemoval.route == row.id, clearing()).count()
+        text = f"it is not in the configuration any more, and {count} files of it are set aside at {row.src_dir}. Bring them"
+        text += f" back with 'libtool delete --put-back {name}'"
+        notices.trouble(host, tally, f"route {name}", "former", text, at_once=True)
+    for fault in notices.standing():
+        if fault.kind == "former" and fault.subject.removeprefix("route ") not in lost:
+            notices.over(host, tally, fault.subject, fault.kind)
+
+
+def named(host: Host, given: Sequence[str], *, former: bool = False) -> list[str]:
+    """The routes that are meant: those that are named, or all of the configuration; with ``former`` also those that it
+    does not have any more can be named."""
+    known = list(host.settings.routes)
+    for name in given:
+        if former and Route.select().where(Route.name == name).exists():
+            continue
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise UnknownRoute(name=name, guess=f" (did you mean '{close[0]}'?)" if close else "")
+    return list(dict.fromkeys(given)) or known
+
+
+def mirror(host: Host, name: str, *, make: bool = True) -> Mirror | None:
+    """A route with its source; the first time it is written down (without ``make``: None). RouteMoved when the
+    configuration gives it another source than it had."""
+    row = Route.get_or_none(Route.name == name)
+    wanted = host.settings.routes.get(name)
+    if wanted is None and row is not None:
+        wanted = _former(row)
+    if wanted is not None and row is None:
+        if not make:
+            return None
+        fixed = {"src_id": wanted.src_id, "src_dir": wanted.src_dir, "create_time": host.now()}
+        with writing("route"):
+            Route.insert(name=name, **fixed).on_conflict_ignore().execute()
+        row = Route.get(Route.name == name)
+    if row is None or wanted is None:
+        return None
+    if (row.src_id, row.src_dir) != (wanted.src_id, wanted.src_dir):
+        old, new = f"{row.src_id}:{row.src_dir}", f"{wanted.src_id}:{wanted.src_dir}"
+        raise RouteMoved(name=name, old=old, new=new)
+    return Mirror(row, wanted, host.tree(wanted), chosen(wanted.include, wanted.exclude))
+
+
+def unseen(host: Host, name: str) -> Mirror:
+    """A route that was never looked at, for who only wants to see what would be done."""
+    wanted = host.settings.routes[name]
+    row = Route(name=name, src_id=wanted.src_id, src_dir=wanted.src_dir)
+    return Mirror(row, wanted, host.tree(wanted), chosen(wanted.include, wanted.exclude))
+
+
+def chosen(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str, bool], bool]:
+    """What the patterns choose. One without a slash is about names anywhere, others are about whole paths; one that ends
+    with a slash is about directories and all that is in them. What is excluded stays so."""
+    if not include and not exclude:
+        return lambda path, directory: True
+    taken, left = _pattern([each for each in include if not each.endswith("/")])
+    branches = [each.strip("/") + "/" for each in include if each.endswith("/")]
+    out, out_below = _pattern([each for each in exclude if not each.endswith("/")])
+    barred, barred_below = _pattern([each.rstrip("/") for each in exclude if each.endswith("/")])
+
+    def ours(path: str, directory: bool) -> bool:
+        name = path.rpartition("/")[2]
+        if out(name) or out_below(path):
+            return False
+        if directory:
+            return not (barred(name) or barred_below(path))
+        if not include:
+            return True
+        return taken(name) or left(path) or any(path.startswith(branch) for branch in branches)
+
+    return ours
+
+
+def belongs(ours: Callable[[str, bool], bool], path: str) -> bool:
+    """Whether patterns choose a file and every directory that it lies in."""
+    return ours(path, False) and all(ours(directory, True) for directory in names.above(path))
+
+
+def _pattern(patterns: Sequence[str]) -> tuple[Callable[[str], bool], Callable[[str], bool]]:
+    """Two tests: of names by the patterns without a slash, of whole paths by those with one."""
+
+    def test(which: list[str]) -> Callable[[str], bool]:
+        if not which:
+            return lambda text: False
+        found = re.compile("|".join(translate(each.lstrip("/")) for each in which))
+        return lambda text: found.match(text) is not None
+
+    return test([each for each in patterns if "/" not in each]), test([each for each in patterns if "/" in each])
+
+
+# -- looking --------------------------------------------------------------------------------------------------------
+
+
+def shown(host: Host) -> list[dict[str, Any]]:
+    """Every route with what is known of it, also those that the configuration does not have any more; all counts but
+    ``tasks`` are files."""
+    rows = {row.name: row for row in Route.select()}
+    found = []
+    former = {name: _former(row) for name, row in rows.items() if name not in host.settings.routes}
+    for name, wanted in {**host.settings.routes, **former}.items():
+        row = rows.get(name)
+        id = row.id if row is not None else 0
+        counts = dict(raw_rows(_by_status(RouteFile, id)))
+        leaving = dict(raw_rows(_by_status(RouteRemoval, id).where(clearing())))
+        flying = RouteTask.select(fn.COUNT(RouteTask.id)).where(RouteTask.route == id, open_tasks()).scalar()
+        found.append(
+            {
+                "name": name,
+                "source": f"{wanted.src_id}:{wanted.src_dir}",
+                "destination": f"{wanted.dst_id}:{wanted.dst_dir}",
+                "waiting": counts.get(MirrorStatus.SEEN, 0) + counts.get(MirrorStatus.STABLE, 0),
+                "sending": counts.get(MirrorStatus.SENDING, 0),
+                "arrived": counts.get(MirrorStatus.SENT, 0),
+                "aside": sum(leaving.values()),
+                "coming_back": leaving.get(ClearingStatus.RETURNING, 0),
+                "tasks": flying or 0,
+                "looked": show_time(row.looked_time) if row is not None else None,
+            }
+        )
+    return found
+
+
+def _by_status(table: type[RouteFile] | type[RouteRemoval], route: int) -> Any:
+    return table.select(table.status, fn.COUNT(table.id)).where(table.route == route).group_by(table.status)
+
+
+def will_not_go(row: Route, attempts: int) -> tuple[int, RouteFile | None]:
+    """How many files have failed that often, and one of them."""
+    stuck = (RouteFile.route == row.id) & (RouteFile.status == MirrorStatus.SEEN) & (RouteFile.attempts >= attempts)
+    count = int(RouteFile.select().where(stuck).count())
+    return count, RouteFile.select().where(stuck).order_by(RouteFile.id).first() if count else None
