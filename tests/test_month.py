@@ -489,7 +489,7 @@ def _size(content: bytes | dict[str, bytes]) -> int:
     return len(content) if isinstance(content, bytes) else sum(map(len, content.values()))
 
 
-def live_through(top: Path, seed: int, files: int, steps: int = 100) -> Watched:
+def live_through(top: Path, seed: int, files: int, steps: int = 80) -> Watched:
     """A whole month and its end."""
     with month(top, seed, files, Watched, steps=steps) as each:
         assert isinstance(each, Watched)

@@ -328,7 +328,7 @@ def test_the_end_of_any_command_at_any_seam(
         whole = Counter()
         assert crash.run(site, words, whole) == 0
         after = unnumbered(journey.paper)
-        few = 1 if "LIBTOOL_TEST_ALL_SEAMS" in os.environ else 4
+        few = 1 if "LIBTOOL_TEST_ALL_SEAMS" in os.environ else 8
         seams = range(1, whole.passed + 1, few if kind == "sqlite" else 3 * few)
         counts.append((words[0], len(seams), whole.passed))
         for fatal in seams:

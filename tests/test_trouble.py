@@ -324,6 +324,7 @@ def test_names_that_cannot_be_are_refused_before_anything_moves(pair: Pair, tmp_
     assert pair.a.stored() == {"known": b"1", "tree/fine": b"1"}
 
 
+@pytest.mark.skipif("LIBTOOL_TEST_ALL_SEAMS" not in os.environ, reason="it takes long: LIBTOOL_TEST_ALL_SEAMS=1 does it")
 def test_a_file_over_4_gib_and_a_directory_of_thousands(pair: Pair, tmp_path: Path) -> None:
     big = tmp_path / "big"
     with open(big, "wb") as stream:
