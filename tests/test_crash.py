@@ -181,7 +181,7 @@ def test_a_failing_file_survives_the_end_of_any_process(tmp_path: Path, capsys: 
     whole = Counter()
     settle(whole)
     died = 0
-    for fatal in range(1, whole.passed + 1, 5 * FEW):  # four rounds each
+    for fatal in range(1, whole.passed + 1, 8 * FEW):  # four rounds each
         snapshot.restore()
         settle(Counter(fatal))
         died += 1
