@@ -448,11 +448,13 @@ def _return(host: Host, row: StoreRow, store: Store, removal: Removal, tally: Ta
 
 
 def homes(file: File) -> list[StoreRow]:
-    """The stores in which a deleted copy of a file is still set aside, and no other has come to its place."""
+    """The stores in which a deleted copy of a file is still set aside, and no other has come to its place; and those to
+    which one was coming back when the process ended."""
     mine = (Removal.file == file.id) & (Removal.cause == Cause.DELETED) & unfinished()
     stores = Removal.select(Removal.store).where(mine)
     anew = Instance.select(Instance.store).where(Instance.file == file.id, Instance.available)
-    usable = StoreRow.enabled & ~(StoreRow.id << anew)
+    coming = Removal.select(Removal.store).where(mine, Removal.status == RemovalStatus.RETURNING)
+    usable = StoreRow.enabled & (~(StoreRow.id << anew) | (StoreRow.id << coming))
     return list(StoreRow.select().where(StoreRow.id << stores, usable).order_by(StoreRow.id))
 
 
