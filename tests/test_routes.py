@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ from libtool.archive.hands import Budget
 from libtool.archive.shipping import Slots
 from libtool.commands.tasks import frame
 from libtool.errors import DirectoryUnreadable
-from libtool.models.tables import Librarian, SendQueue
+from libtool.models.tables import Librarian, RouteRemoval, RouteTask, SendQueue
 from libtool.movers.globus.mover import GlobusMover
 from libtool.movers.globus.tree import CollectionTree
-from libtool.states import QueueStatus
+from libtool.states import ClearingStatus, Deed, QueueStatus
 from libtool.trees.base import ASIDE
 from libtool.trees.local import LocalTree
 from tests.globus_service import GlobusService
@@ -1262,3 +1263,19 @@ def test_a_directory_with_files_that_another_route_set_aside_stays(top: Path, gl
         routed.run(None, "delete", "out")
         routed.tick()
     assert b"y" in files(routed.source).values()
+
+
+def test_a_comparison_of_a_clock_that_was_ahead_does_not_count(routed: Routed) -> None:
+    put(routed.source / "file", b"content")
+    routed.sent()
+    for _ in range(2):
+        routed.run(0, "delete")
+        routed.tick()
+    with routed.site.open() as node:  # as if it had been learnt in a year to come
+        RouteTask.update(status=QueueStatus.COMPLETED).where(RouteTask.deed == Deed.PROVE).execute()
+        proved: dict[str, Any] = {"status": ClearingStatus.PROVED, "task": None, "proved_time": node.now() + timedelta(days=300)}
+        assert RouteRemoval.update(**proved).execute() == 1
+    (routed.target / "file").unlink()
+    for _ in range(8):
+        routed.round()
+    assert b"content" in {**files(routed.source), **files(routed.target)}.values()

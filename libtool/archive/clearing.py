@@ -52,15 +52,13 @@ class Clearing:
         errands, mirror = self.errands, self.mirror
         errands.learn(self.budget)
         errands.look_anew(self.budget)
-        errands.ship(self.budget)
-        steps: list[Callable[[], None]] = [self._expect, self._finish_moving, self._finish_removing]
-        if not put_back:
-            steps.insert(1, self._alone)
+        begin: list[Callable[[], None]] = [self._expect] if put_back else [self._expect, self._alone]
+        go_on = [lambda: errands.ship(self.budget), self._finish_moving, self._finish_removing]
         if put_back:
-            steps += [self._put_back, self._finish_moving]
+            more = [self._put_back, self._finish_moving]
         else:
-            steps += [self._remove, lambda: clear_away(mirror, errands, self.budget), self._prove, self._choose]
-        for step in steps:
+            more = [self._remove, lambda: clear_away(mirror, errands, self.budget), self._prove, self._choose]
+        for step in [*begin, *go_on, *more]:
             if errands.closed or not self.budget.left or not errands.guarded(step):
                 break
         self._tell()
@@ -68,11 +66,10 @@ class Clearing:
 
     # -- what is under way -----------------------------------------------------------------------------------------
 
-    def _rows(self, *states: ClearingStatus, free: bool = True) -> Iterator[list[RouteRemoval]]:
+    def _rows(self, *states: ClearingStatus) -> Iterator[list[RouteRemoval]]:
         """The removals in these states that no task has, place by place."""
         mine = (RouteRemoval.route == self._row.id) & clearing() & (RouteRemoval.status << list(states))
-        if free:
-            mine &= RouteRemoval.task.is_null()
+        mine &= RouteRemoval.task.is_null()
         places = RouteRemoval.select(RouteRemoval.place).where(mine).distinct().order_by(RouteRemoval.place)
         for (place,) in list(raw_rows(places)):
             yield list(RouteRemoval.select().where(mine, RouteRemoval.place == place).order_by(RouteRemoval.id))
@@ -259,9 +256,11 @@ class Clearing:
 
     def _proved(self, rows: Sequence[RouteRemoval]) -> list[RouteRemoval]:
         """Those whose comparison still counts; the others are to be compared again."""
-        old = self.host.now() - PROOF_AGE
-        self._change([row for row in rows if row.proved_time < old], ClearingStatus.ASIDE)
-        return [row for row in rows if row.proved_time >= old]
+        now = self.host.now()  # a time to come is one of a clock that was ahead
+        good = [row for row in rows if now - PROOF_AGE <= row.proved_time <= now]
+        kept = {row.id for row in good}
+        self._change([row for row in rows if row.id not in kept], ClearingStatus.ASIDE)
+        return good
 
     def _remove_rows(self, rows: Sequence[RouteRemoval], found: Mapping[str, Seen | None]) -> None:
         """Remove files of one place that are still as they were set aside."""
@@ -421,7 +420,7 @@ class Clearing:
 
 def _rested(compared: datetime | None, now: datetime) -> bool:
     """Whether the last comparison, which proved nothing, was some time ago: each reads everything at both ends."""
-    return compared is None or compared <= now - PROOF_WAIT
+    return compared is None or not now - PROOF_WAIT < compared <= now
 
 
 def _same(seen: Seen | None, row: RouteRemoval, *, moved: bool = False) -> bool:

@@ -93,7 +93,6 @@ def _settled(mirror: Mirror, id: int, path: str, parent: int | None, *, gone: bo
         _mark(id, emptied_time=None, place=None)
         return False
     with writing("directory removed"):
-        RouteDirectory.update(place=None).where(RouteDirectory.id == id).execute()
         since = RouteDirectory.select(RouteDirectory.emptied_time).where(RouteDirectory.id == id).scalar()
         RouteDirectory.update(emptied_time=since).where(RouteDirectory.id == parent).execute()
         # A task may have a file in it still: then it stays known, and is not looked at again.
