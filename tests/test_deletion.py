@@ -23,7 +23,7 @@ from libtool import digest
 from libtool.archive import deleting, proving, removing, verifying
 from libtool.models.tables import File, Instance, Librarian, OutgoingTransfer, RemoteInstance, Removal, Retry, Store
 from libtool.peers.client import Answer
-from libtool.states import Condition, Owed, Proof, TransferStatus
+from libtool.states import Condition, Owed, Proof, RemovalStatus, TransferStatus
 from libtool.stores import posix
 from libtool.stores.posix import PosixStore
 from tests import crash, test_stock
@@ -1078,6 +1078,18 @@ def test_a_copy_is_brought_back_read_and_kept(held: Held) -> None:
     assert available(held["origin"]) == ["n/one"] and held["origin"].stored() == {"n/one": FILES["n/one"]}
     assert held["origin"].run(3, "restore-instance", "three").code == 3  # purged
     assert held["origin"].run(3, "restore-instance", "never heard of").code == 3
+
+
+def test_a_return_whose_end_was_not_written_down_is_ended_by_the_same_command(held: Held) -> None:
+    """The process ended between its last two commits: the copy counts again, the removal is still open."""
+    held.delete("origin", expect=0)
+    held["origin"].run(0, "restore-instance", "n/one")
+    with held["origin"].open():
+        mine = Removal.file == File.get(File.name == "n/one").id
+        assert Removal.update(status=RemovalStatus.RETURNING, end_time=None).where(mine).execute() == 1
+    held["origin"].run(0, "restore-instance", "n/one")
+    with held["origin"].open():
+        assert Removal.get(mine).status is RemovalStatus.RETURNED
 
 
 def test_what_is_brought_back_damaged_does_not_count(held: Held) -> None:
