@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from libtool import digest
-from libtool.archive import deleting, proving, removing, verifying
+from libtool.archive import deleting, evidence, proving, removing, verifying
 from libtool.models.tables import File, Instance, Librarian, OutgoingTransfer, RemoteInstance, Removal, Retry, Store
 from libtool.peers.client import Answer
 from libtool.states import Condition, Owed, Proof, RemovalStatus, TransferStatus
@@ -115,7 +115,7 @@ def test_copies_go_when_all_others_were_read_in_this_run(held: Held) -> None:
         for file in NAMES:
             row = instance(held[name], file)
             assert row.verified_time == held.world.now and row.verified_how is Proof.REQUEST
-            assert row.held_until == held.world.now + deleting.HOLD
+            assert row.held_until == held.world.now + evidence.HOLD
     with origin.open():
         for row in Removal.select():
             assert row.actor.startswith("rolling-deletion by ") and row.create_time == held.world.now

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import click
 
-from libtool.archive import deleting, removing
+from libtool.archive import by_hand, removing
 from libtool.archive.hands import Tally
 from libtool.commands.tasks.frame import budget, finish
 from libtool.commands.words import Days, Frame, Span, dry_run, pass_frame
@@ -49,7 +49,7 @@ def delete_instance(
         if not sys.stdin.isatty():
             raise Usage(why="--force asks, and nobody is there to answer; add --yes", command="delete-instance")
         with frame.open() as node:
-            lines = deleting.cautions(node, name, store, timedelta(days=keep_days))
+            lines = by_hand.cautions(node, name, store, timedelta(days=keep_days))
         for line in lines:
             frame.tell(f"'{name}' in {store}: {line}")
         click.confirm(f"Delete the copy of '{name}' in {store} all the same?", abort=True, err=True)
@@ -57,7 +57,7 @@ def delete_instance(
     warrant = removing.Warrant(who, 0 if force else copies, timedelta(days=keep_days), forced=force)
     tally = Tally()
     with frame.open() as node:
-        reasons = deleting.delete_one(
+        reasons = by_hand.delete_one(
             node, name, store, warrant, max_age, reason, budget(86400), tally, really=not dry_run
         )
     for line in reasons:

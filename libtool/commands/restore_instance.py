@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from libtool.archive import deleting
+from libtool.archive import by_hand
 from libtool.archive.hands import Tally
 from libtool.commands.tasks.frame import finish
 from libtool.commands.words import Frame, dry_run, pass_frame
@@ -22,7 +22,7 @@ def restore_instance(frame: Frame, name: str, dry_run: bool) -> int:
     """
     tally = Tally()
     with frame.open() as node:
-        said, there = deleting.restore(node, name, tally, really=not dry_run)
+        said, there = by_hand.restore(node, name, tally, really=not dry_run)
     code = finish(frame, tally)
     if there and dry_run:
         print(shown(said))

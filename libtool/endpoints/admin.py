@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from libtool.archive import adopting, deleting, manifests
+from libtool.archive import adopting, by_hand, manifests
 from libtool.archive.accounts import Caller
 from libtool.archive.desk import Newcomer
 from libtool.archive.here import Here
@@ -82,11 +82,11 @@ def add_file(node: Node, caller: Caller, message: admin.AddFile) -> admin.FileAd
 def delete_local(node: Node, caller: Caller, message: admin.InstanceDelete) -> admin.InstanceDeleted:
     """Forget one of our copies; its bytes stay where they are. To delete them takes proof of others, for which nobody can
     wait here."""
-    deleting.forget_local(node, message.instance_id, bytes_too=bool(message.delete_file))
+    by_hand.forget_local(node, message.instance_id, bytes_too=bool(message.delete_file))
     return admin.InstanceDeleted(True, message.instance_id)
 
 
 def delete_remote(node: Node, caller: Caller, message: admin.InstanceDelete) -> admin.InstanceDeleted:
     """Forget that a neighbour has a copy; it is sent there again if it is one of send-clone's destinations."""
-    deleting.forget_remote(message.instance_id)
+    by_hand.forget_remote(message.instance_id)
     return admin.InstanceDeleted(True, message.instance_id)
