@@ -12,16 +12,28 @@ import pytest
 
 from libtool.archive import accounts
 from libtool.node import Node
+from libtool.peers import exec as exec_transport
 from tests.components import postgres_server
+from tests.forks import forks
 from tests.globus_service import GlobusService
 from tests.sites import Pair, make_pair
 
 _count = itertools.count()
 
 
+@pytest.fixture(scope="session")
+def callbacks() -> Iterator[tuple[str, ...]]:
+    """The command that answers a request over exec:// to a command in this process."""
+    with forks() as command:
+        yield command
+
+
 @pytest.fixture(autouse=True)
-def _own_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _own_world(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, callbacks: tuple[str, ...]
+) -> None:
     """No test sees this user's configuration, secrets or terminal settings."""
+    monkeypatch.setattr(exec_transport, "COMMAND", callbacks)
     for name in list(os.environ):
         if name.startswith(("LIBTOOL_", "HTTP_", "XDG_", "REQUEST_", "GLOBUS_")) and not name.startswith("LIBTOOL_TEST"):
             monkeypatch.delenv(name)

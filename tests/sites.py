@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from cryptography.fernet import Fernet
 
-from libtool import cli
+from libtool import cli, credentials
 from libtool.node import Node
 
 #: The four commands that bring files from a to b, and at whom.
@@ -121,6 +122,8 @@ def make_site(name: str, directory: Path, database: str | None = None, **setting
         whole["database"] = database
     site = Site(name, directory, whole)
     site.write(**settings)
+    # With a key that is there, setup asks no keyring: that is a process, and dear. What it does without is tested apart.
+    credentials.write_file(str(directory / "encryption.key"), Fernet.generate_key().decode("ascii"))
     site.run(0, "setup")
     return site
 
