@@ -123,7 +123,8 @@ def make_site(name: str, directory: Path, database: str | None = None, **setting
     site = Site(name, directory, whole)
     site.write(**settings)
     # With a key that is there, setup asks no keyring: that is a process, and dear. What it does without is tested apart.
-    credentials.write_file(str(directory / "encryption.key"), Fernet.generate_key().decode("ascii"))
+    if not (directory / "encryption.key").exists():
+        credentials.write_file(str(directory / "encryption.key"), Fernet.generate_key().decode("ascii"))
     site.run(0, "setup")
     return site
 

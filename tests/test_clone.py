@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from libtool.models.tables import Store
+from libtool.peers import exec as exec_transport
+from libtool.peers.exec import COMMAND
 from libtool.stores.posix import MARKER, PosixStore
 from tests.sites import Pair, Site, make_site, tree
 
@@ -38,6 +40,16 @@ def test_a_tree_arrives_whole_and_a_second_round_is_silent(any_pair: Pair, tmp_p
     assert any_pair.quiet()
     for ran in any_pair.round():
         assert (ran.out, ran.err) == ("", "")
+
+
+def test_a_clone_through_callbacks_that_are_started_anew(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fixtures put something faster in their place, that forks."""
+    monkeypatch.setattr(exec_transport, "COMMAND", COMMAND)
+    assert "from libtool.commands.callback import main; main()" in COMMAND
+    source = fill(tmp_path)
+    pair.a.run(0, "ingest", "--recursive", str(source))
+    pair.round()
+    assert pair.b.stored() == tree(source) and pair.quiet()
 
 
 def test_a_directory_travels_as_one_file(any_pair: Pair, tmp_path: Path) -> None:
