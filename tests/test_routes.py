@@ -1034,6 +1034,40 @@ def test_a_task_that_is_stuck_on_one_file_is_stopped_and_the_others_arrive(route
     assert "files will not go, such as 'file2'" in told
 
 
+def test_a_file_whose_directory_is_a_file_there_keeps_no_other_from_arriving(routed: Routed, globus: GlobusService) -> None:
+    for name in ("d/file", "other"):
+        put(routed.source / name)
+    put(routed.target / "d", b"in the way")
+    told = ""
+    for _ in range(16):
+        told += "".join(each.err for each in routed.round())
+    assert set(files(routed.source)) == {"d/file"} and set(files(routed.target)) == {"d", "other"}
+    assert "files will not go, such as 'd/file'" in told
+
+
+@pytest.mark.parametrize("when", ["before it leaves", "while nobody knows"])
+def test_a_file_that_cannot_be_compared_keeps_no_other_from_leaving(routed: Routed, globus: GlobusService, when: str) -> None:
+    """The service tells of a comparison that was not finished nothing about the files that were the same."""
+    routed.site.write(globus_stuck_after=1000)
+    for n in range(30):
+        put(routed.source / f"file{n}")
+    if when == "before it leaves":
+        routed.sent()
+    else:
+        for _ in range(2):
+            routed.run(None, "transfer")
+            routed.tick()
+        globus.forget(globus.tasks[-1].task_id)
+    (routed.target / "file7").unlink()
+    put(routed.target / "file7/in the way")
+    for _ in range(40):
+        routed.round()
+        if len(files(routed.source)) == 1:
+            break
+    (left,) = files(routed.source)
+    assert left == "file7" or left.startswith(ASIDE), (routed.removals(), routed.status())
+
+
 def test_a_lost_task_and_a_deleted_history_are_found_out_by_comparing(routed: Routed, globus: GlobusService) -> None:
     for case in ("lost", "history"):
         put(routed.source / case, case.encode())

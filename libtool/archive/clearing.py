@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from libtool.archive import attempts, leaving, notices
+from libtool.archive import attempts, errands, leaving, notices
 from libtool.archive.emptying import OWNER, clear_away, own_mark
 from libtool.archive.errands import Errands
 from libtool.archive.hands import Budget, Host, Tally, portions
@@ -49,20 +49,20 @@ class Clearing:
     def run(self, *, put_back: bool = False) -> None:
         """Take everything one step further, and set aside what may go; with ``put_back`` bring back all that lies aside
         instead."""
-        errands, mirror = self.errands, self.mirror
-        errands.learn(self.budget)
-        errands.look_anew(self.budget)
+        mirror = self.mirror
+        self.errands.learn(self.budget)
+        self.errands.look_anew(self.budget)
         begin: list[Callable[[], None]] = [self._expect] if put_back else [self._expect, self._alone]
-        go_on = [lambda: errands.ship(self.budget), self._finish_moving, self._finish_removing]
+        go_on = [lambda: self.errands.ship(self.budget), self._finish_moving, self._finish_removing]
         if put_back:
             more = [self._put_back, self._finish_moving]
         else:
-            more = [self._remove, lambda: clear_away(mirror, errands, self.budget), self._prove, self._choose]
+            more = [self._remove, lambda: clear_away(mirror, self.errands, self.budget), self._prove, self._choose]
         for step in [*begin, *go_on, *more]:
-            if errands.closed or not self.budget.left or not errands.guarded(step):
+            if self.errands.closed or not self.budget.left or not self.errands.guarded(step):
                 break
         self._tell()
-        errands.settle()
+        self.errands.settle()
 
     # -- what is under way -----------------------------------------------------------------------------------------
 
@@ -324,7 +324,9 @@ class Clearing:
             self._vanished(row for row in rows if str(row.id) not in found)
             rows = [row for row in rows if str(row.id) in found]
             same = self._unchanged(rows, found)
-            for part in portions(same, self.mirror.wanted.max_files):
+            most, again = self.mirror.wanted.max_files, [row for row in same if row.proved_time]
+            first = portions([row for row in same if not row.proved_time], most)
+            for part in (*first, *portions(again, errands.part(len(again), most))):
                 if self.errands.closed or self.errands.slots <= 0:
                     return
                 self._hand_over(Deed.PROVE, part, ClearingStatus.PROVING)

@@ -27,6 +27,8 @@ from libtool.trees.base import ASIDE
 PASSING_WAIT = timedelta(minutes=10)
 #: Hitches that are told at once: they do not pass by themselves.
 _AT_ONCE = {Hitch.PAUSED, Hitch.PERSON, Hitch.SPACE}
+#: Into so many tasks goes what was compared without an answer: a file that keeps a task from its end keeps ever fewer.
+_PARTS = 10
 _FLYING = [QueueStatus.SUBMITTING, QueueStatus.IN_FLIGHT]
 
 
@@ -56,6 +58,11 @@ def load(task: RouteTask) -> list[Load]:
 
 def _join(directory: str, name: str) -> str:
     return f"{directory}/{name}" if directory else name
+
+
+def part(files: int, most: int) -> int:
+    """How many of these files, which were compared without an answer, are compared again in one task."""
+    return max(1, min(most, -(-files // _PARTS)))
 
 
 def most_in_flight(host: Host) -> int:

@@ -6,12 +6,11 @@ The destination becomes a superset of the source: nothing is ever removed there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from peewee import fn
+from peewee import Expression, fn
 
 from libtool.archive import notices, routes
-from libtool.archive.errands import Errands
+from libtool.archive.errands import Errands, part
 from libtool.archive.hands import Budget, Host, Tally
 from libtool.archive.looking import Look, shorten
 from libtool.archive.routes import Mirror
@@ -40,43 +39,47 @@ def transfer(host: Host, mirror: Mirror, budget: Budget, tally: Tally) -> None:
 
 def _send(host: Host, mirror: Mirror, budget: Budget, errands: Errands) -> None:
     """Make tasks of what kept still, and submit each at once: a task that waits would only grow old."""
-    while budget.left and errands.smooth and errands.slots > 0 and _form(host, mirror, errands):
-        errands.ship(budget)
+    still = (RouteFile.route == mirror.row.id) & (RouteFile.status == MirrorStatus.STABLE)
+    tried, most = RouteFile.doubt & RouteFile.not_before.is_null(False), int(mirror.wanted.max_files)
+    kinds = (
+        (Deed.SEND, still & ~RouteFile.doubt, most),
+        (Deed.COMPARE, still & RouteFile.doubt & RouteFile.not_before.is_null(), most),
+        (Deed.COMPARE, still & tried, part(RouteFile.select().where(still, tried).count(), most)),
+    )
+    for deed, stable, count in kinds:
+        while budget.left and errands.smooth and errands.slots > 0 and _form(mirror, errands, deed, stable, count):
+            errands.ship(budget)
 
 
-def _form(host: Host, mirror: Mirror, errands: Errands) -> bool:
-    """Make one task of files that kept still; whether there were any."""
-    for doubt in (False, True):
-        stable = (RouteFile.route == mirror.row.id) & (RouteFile.status == MirrorStatus.STABLE)
-        ids = _ready(mirror, stable & (RouteFile.doubt == doubt))
-        if not ids:
-            continue
+def _form(mirror: Mirror, errands: Errands, deed: Deed, stable: Expression, most: int) -> bool:
+    """Make one task of so many of these files, which kept still; whether there were any."""
+    ids = _ready(mirror, stable, most)
+    if ids:
         with writing("route: task"):
-            task = errands.make(Deed.COMPARE if doubt else Deed.SEND, len(ids), 0)
+            task = errands.make(deed, len(ids), 0)
             taken = RouteFile.update(status=MirrorStatus.SENDING, task=task.id).where(stable, among(RouteFile.id, ids))
             taken.execute()
             mine = RouteFile.select(fn.COUNT(RouteFile.id), fn.SUM(RouteFile.size)).where(RouteFile.task == task.id)
             count, size = next(iter(raw_rows(mine)))
             RouteTask.update(files=count, size=int(size or 0)).where(RouteTask.id == task.id).execute()
-        return True
-    return False
+    return bool(ids)
 
 
-def _ready(mirror: Mirror, stable: Any) -> list[int]:
+def _ready(mirror: Mirror, stable: Expression, most: int) -> list[int]:
     """The first of these files, but for those whose former content still lies aside: what the destination has under
     their names is its only proof until it is removed, and it would replace them when it comes back."""
-    removal, ready, after, most = RouteRemoval, list[int](), 0, int(mirror.wanted.max_files)
+    removal, ready, after = RouteRemoval, list[int](), 0
     open_ones = (removal.route == mirror.row.id) & clearing()
     while len(ready) < most:
         query = RouteFile.select(RouteFile.id, RouteDirectory.path, RouteFile.name).join(RouteDirectory)
         rows = raw_rows(query.where(stable, RouteFile.id > after).order_by(RouteFile.id).limit(most))
-        part = {id: f"{directory}/{name}" if directory else name for id, directory, name in rows}
-        if not part:
+        paths = {id: f"{directory}/{name}" if directory else name for id, directory, name in rows}
+        if not paths:
             break
-        known = removal.select(removal.path).where(open_ones, among(removal.path, part.values()))
+        known = removal.select(removal.path).where(open_ones, among(removal.path, paths.values()))
         aside = {path for (path,) in raw_rows(known)}
-        ready += [id for id, path in part.items() if path not in aside]
-        after = max(part)
+        ready += [id for id, path in paths.items() if path not in aside]
+        after = max(paths)
     return ready[:most]
 
 

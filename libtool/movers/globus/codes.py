@@ -35,6 +35,7 @@ _MEANINGS = {
     "IS_A_DIRECTORY": Meaning(Hitch.FILE, "a directory is in the way at the destination", _PATHS),
     "IS_A_FILE": Meaning(Hitch.FILE, "a file is in the way at the destination", _PATHS),
     "NOT_A_DIRECTORY": Meaning(Hitch.FILE, "a file is where a directory should be", _PATHS),
+    "EXISTS": Meaning(Hitch.FILE, "something else is in the way at the destination", _PATHS),
     "NOT_A_FILE": Meaning(Hitch.FILE, "it is no regular file", _PATHS),
     "INVALID_SYMLINK": Meaning(Hitch.FILE, "it is a broken link", _PATHS),
     "NO_SPACE_LEFT": Meaning(Hitch.SPACE, "the destination has no space left", _ROOM),
