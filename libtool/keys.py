@@ -249,6 +249,9 @@ class RouteSettings:
         "false",
         None,
     )
+    replace_removed: bool = key(
+        "Whether a new file may replace the copy of one of its name that 'delete' removed here.", _flag, "false", False
+    )
     max_files: int = key("Most files in one Globus task.", _whole(1, 100_000), "2000", 2000)
     max_deletions: int = key("Most files that one run of 'delete' sets aside.", _whole(1, 10**9), "100000", 100_000)
 

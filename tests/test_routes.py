@@ -142,6 +142,10 @@ class Case:
             os.utime(self.inode, ns=(before.st_atime_ns, before.st_mtime_ns))
         self.must = {new}
 
+    def used_again(self, content: bytes) -> None:
+        """The name is about to get other content; what had it may be gone from there, and then nobody gave it up."""
+        self.must = {content} | (set() if os.path.lexists(self.here) else self.must)
+
     def lying(self) -> bool:
         """Whether the file is in its place; its owner forgets what he takes from there."""
         if not os.path.lexists(self.here):
@@ -167,7 +171,7 @@ def _append_to_the_descriptor(case: Case) -> None:
 def _replace(case: Case) -> None:
     """Another file of the same size and time takes the name."""
     content = (b"replaced! " * 400)[: len(case.way.encode() + b" ") * 40]
-    case.must = {content}
+    case.used_again(content)
     put(case.here.with_name("new"), content)
     os.replace(case.here.with_name("new"), case.here)
 
@@ -239,9 +243,9 @@ def _rename_its_directory(case: Case) -> None:
 
 def _anew(case: Case) -> None:
     """It is removed and made anew; while the former lies aside, the name is just free."""
+    case.used_again(b"made anew")
     case.here.unlink(missing_ok=True)
     put(case.here, b"made anew", OLD + 100)
-    case.must = {b"made anew"}
 
 
 def _at_the_destination(content: bytes | None, mtime: float = OLD) -> Callable[[Case], None]:
@@ -432,10 +436,16 @@ class Watch:
                 self.routed.tick(86400)
                 for case in self.cases:
                     case.end()
-            if n > 3 and not files(self.routed.source).keys() - {BLOCKED}:
+            if n > 3 and not files(self.routed.source).keys() - stays(self.routed):
                 break
         for case in self.cases:
             case.end()
+
+
+def stays(routed: Routed) -> set[str]:
+    """What cannot go: under its name the destination has something else, which is nowhere else any more."""
+    there = files(routed.target)
+    return {BLOCKED} | {path for path, status, _ in routed.removals() if status == "REMOVED" and path in there}
 
 
 def check(watch: Watch) -> None:
@@ -451,7 +461,7 @@ def check(watch: Watch) -> None:
         assert not lost, (watch.moment, case.way, lost, sorted(left), routed.removals())
         mine = {path: content for path, content in there.items() if path.startswith(f"{case.way}/")}
         assert case.must <= set(mine.values()) | set(left.values()), (watch.moment, case.way)
-    stuck = left.keys() - {BLOCKED}
+    stuck = left.keys() - stays(routed)
     if (routed.kind, watch.moment) == ("collection", "before it is set aside") and len(stuck) == 1:
         # The service follows a link that somebody put there this very moment. What it fetched is kept, and told.
         assert "a link on the way" in routed.troubles()["route out: delete occupied"]
@@ -1313,3 +1323,81 @@ def test_a_comparison_of_a_clock_that_was_ahead_does_not_count(routed: Routed) -
     for _ in range(8):
         routed.round()
     assert b"content" in {**files(routed.source), **files(routed.target)}.values()
+
+
+# -- names that are used again -----------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_used_again_replaces_no_only_copy(routed: Routed) -> None:
+    put(routed.source / "d/log", b"the first night")
+    put(routed.source / "other", b"other")
+    routed.sent().gone()
+    put(routed.source / "d/log", b"the second night")
+    put(routed.source / "new", b"new")
+    told = ""
+    for _ in range(5):
+        told += "".join(each.err for each in routed.round())
+    assert files(routed.target) == {"d/log": b"the first night", "other": b"other", "new": b"new"}
+    assert files(routed.source) == {"d/log": b"the second night"} and told.count("such as 'd/log'") == 1
+    assert "1 postponed" in routed.run(3, "-v", "transfer").err
+    (routed.source / "d/log").rename(routed.source / "d/log.1")
+    over = "".join(each.err for _ in range(6) for each in routed.round())
+    assert not files(routed.source) and not routed.troubles() and "over after" in over
+    assert files(routed.target)["d/log.1"] == b"the second night"
+
+
+def test_a_name_that_is_used_again_replaces_the_copy_when_the_configuration_says_so(routed: Routed) -> None:
+    put(routed.source / "log", b"the first night")
+    routed.sent().gone()
+    put(routed.source / "log", b"the second night")
+    routed.round()
+    routed.round()
+    routed.change(replace_removed=True)
+    routed.sent().gone()
+    assert files(routed.target) == {"log": b"the second night"} and not routed.troubles()
+    put(routed.source / "log", b"the third night")
+    routed.change(replace_removed=False)
+    for _ in range(3):
+        routed.round()
+    assert files(routed.target) == {"log": b"the second night"}
+
+
+def test_at_another_destination_a_name_is_new(routed: Routed) -> None:
+    put(routed.source / "log", b"the first night")
+    routed.sent().gone()
+    (routed.top / "elsewhere").mkdir()
+    former = routed.target
+    routed.change(dst_dir=str(routed.top / "elsewhere"))
+    put(routed.source / "log", b"the second night")
+    routed.sent().gone()
+    assert files(former) == {"log": b"the first night"} and files(routed.target) == {"log": b"the second night"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_one_route_removed_another_does_not_replace(top: Path, globus: GlobusService, clock: Clock, kind: str) -> None:
+    routed = Routed(top, globus, kind, routes={"out": {}, "deep": {}})
+    routed.change("deep", src_dir=f"{routed.source}/d")
+    put(routed.source / "d/log", b"the first night")
+    for _ in range(8):
+        routed.round()
+    assert not files(routed.source)
+    put(routed.source / "d/log", b"the second night")
+    for _ in range(5):
+        routed.round()
+    assert files(top / "out-target") == {"d/log": b"the first night"} and files(top / "deep-target") == {"log": b"the first night"}
+    assert files(routed.source) == {"d/log": b"the second night"}
+
+
+def test_what_was_removed_is_remembered_longer_than_history_and_until_a_reset(routed: Routed, globus: GlobusService) -> None:
+    put(routed.source / "log", b"the first night")
+    routed.sent().gone()
+    for _ in range(8):
+        globus.advance(86400 * 60)
+        routed.run(None, "transfer")
+    put(routed.source / "log", b"the second night")
+    for _ in range(4):
+        routed.round()
+    assert files(routed.target) == {"log": b"the first night"}
+    assert "1 files were removed here" in routed.run(0, "reset", "out", "--yes").out
+    routed.sent()
+    assert files(routed.target) == {"log": b"the second night"}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from peewee import Expression, fn
 
-from libtool.archive import notices, routes
+from libtool.archive import notices, replacing, routes
 from libtool.archive.errands import Errands, part
 from libtool.archive.hands import Budget, Host, Tally
 from libtool.archive.looking import Look, shorten
@@ -67,18 +67,19 @@ def _form(mirror: Mirror, errands: Errands, deed: Deed, stable: Expression, most
 
 def _ready(mirror: Mirror, stable: Expression, most: int) -> list[int]:
     """The first of these files, but for those whose former content still lies aside: what the destination has under
-    their names is its only proof until it is removed, and it would replace them when it comes back."""
+    their names is its only proof until it is removed, and it would replace them when it comes back. Once it is removed,
+    what the destination has may be its only copy."""
     removal, ready, after = RouteRemoval, list[int](), 0
     open_ones = (removal.route == mirror.row.id) & clearing()
     while len(ready) < most:
         query = RouteFile.select(RouteFile.id, RouteDirectory.path, RouteFile.name).join(RouteDirectory)
-        rows = raw_rows(query.where(stable, RouteFile.id > after).order_by(RouteFile.id).limit(most))
-        paths = {id: f"{directory}/{name}" if directory else name for id, directory, name in rows}
-        if not paths:
+        rows = list(raw_rows(query.where(stable, RouteFile.id > after).order_by(RouteFile.id).limit(replacing.PORTION)))
+        if not rows:
             break
+        paths = {id: f"{directory}/{name}".lstrip("/") for id, directory, name in rows}
         known = removal.select(removal.path).where(open_ones, among(removal.path, paths.values()))
-        aside = {path for (path,) in raw_rows(known)}
-        ready += [id for id, path in paths.items() if path not in aside]
+        stay = {path for (path,) in raw_rows(known)} | replacing.held(mirror, paths.values())
+        ready += [id for id, path in paths.items() if path not in stay]
         after = max(paths)
     return ready[:most]
 
@@ -109,6 +110,16 @@ def _tell(host: Host, mirror: Mirror, look: Look, tally: Tally) -> None:
         notices.trouble(host, tally, mirror.subject, "files", text, at_once=True)
     else:
         notices.over(host, tally, mirror.subject, "files")
+    if again := replacing.waiting(mirror):
+        text = f"{len(again)} files stay here, such as '{shown(again[0])}': their names are those of files that were removed"
+        text += (
+            " here, and they would replace what may be the only copies of these at the destination. Rename them, or set"
+        )
+        text += " 'replace_removed: true' for the route to have them replaced"
+        tally.postponed += len(again)
+        notices.trouble(host, tally, mirror.subject, "again", text, at_once=True)
+    else:
+        notices.over(host, tally, mirror.subject, "again")
 
 
 def plan(host: Host, mirror: Mirror, budget: Budget, tell: Callable[[str], None]) -> None:

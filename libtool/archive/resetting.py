@@ -16,6 +16,7 @@ from libtool.models.tables import (
     RouteTask,
     clearing,
     open_tasks,
+    removed,
 )
 from libtool.states import MirrorStatus, QueueStatus
 
@@ -31,6 +32,7 @@ class State:
     files: int = 0
     arrived: int = 0
     tasks: int = 0
+    removed: int = 0
 
 
 def state(name: str) -> State:
@@ -40,7 +42,9 @@ def state(name: str) -> State:
         return State(False)
     mine = RouteFile.select().where(RouteFile.route == row.id)
     tasks = RouteTask.select().where(RouteTask.route == row.id, open_tasks())
-    return State(True, mine.count(), mine.where(RouteFile.status == MirrorStatus.SENT).count(), tasks.count())
+    gone = RouteRemoval.select().where(RouteRemoval.route == row.id, removed())
+    sent = mine.where(RouteFile.status == MirrorStatus.SENT)
+    return State(True, mine.count(), sent.count(), tasks.count(), gone.count())
 
 
 def reset(host: Host, name: str) -> None:

@@ -50,6 +50,7 @@ class Former:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     remove_empty: bool = False
+    replace_removed: bool = False
     max_files: int = 2000
     max_deletions: int = 0
 

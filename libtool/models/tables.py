@@ -410,6 +410,11 @@ def clearing() -> Expression:
     return RouteRemoval.status < SQL("6")
 
 
+def removed() -> Expression:
+    """The condition that a route's file was removed, so that the destination's copy may be the only one."""
+    return RouteRemoval.status == SQL("6")
+
+
 def open_tasks() -> Expression:
     """The condition that a route's task is queued, being submitted or in flight."""
     return RouteTask.status < SQL("3")
@@ -481,10 +486,14 @@ RouteDirectory.add_index(
         name="routedirectory_emptied",
     )
 )
-# Removals that are not over, and those that are.
+# Removals that are not over, and those that came to nothing.
 RouteRemoval.add_index(
     RouteRemoval.index(RouteRemoval.route, RouteRemoval.id, where=clearing(), name="routeremoval_open")
 )
 RouteRemoval.add_index(
-    RouteRemoval.index(RouteRemoval.end_time, where=RouteRemoval.status >= SQL("6"), name="routeremoval_ended")
+    RouteRemoval.index(RouteRemoval.end_time, where=RouteRemoval.status == SQL("7"), name="routeremoval_returned")
+)
+# What was removed under a name that is used again.
+RouteRemoval.add_index(
+    RouteRemoval.index(RouteRemoval.route, RouteRemoval.path, where=removed(), name="routeremoval_removed")
 )
