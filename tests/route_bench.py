@@ -67,6 +67,7 @@ class Bench:
             "globus_client_secret_file": "secret",
             "routes": {"out": {**ends, "settle_seconds": 0, "keep_seconds": 0, "max_files": 2, "exclude": ["*.tmp"], "remove_empty": True, **route}},
         }
+        settings["routes"]["out"].setdefault("replace_removed", True)  # users write the same names again and again
         if where == "local":
             settings["globus_local_endpoint_id"] = self.here.id
         if url is not None:
