@@ -224,7 +224,7 @@ class RouteShared(LibtoolError):
 
     message = "another node, with a catalogue of its own, removes files from {path} as well (mark {mark})"
     meaning = "Neither knows what the other has set aside, so nothing more is removed here."
-    remedy = "Let one node alone run 'libtool delete' for it; bring back what the other one set aside with its 'delete --put-back'."
+    remedy = "Let one node alone run 'libtool delete' for it. The other one's 'delete --put-back' brings back what it set aside and takes its mark away; where that stays, or that node is no more, remove the empty directory {path}/.libtool-aside/{mark}."
     exit_code = 4
 
 
@@ -233,7 +233,7 @@ class RouteMoved(LibtoolError):
 
     message = "the source of route {name} was {old} and is {new} now"
     meaning = "What is known of it is about the former one. Nothing was done."
-    remedy = "Give the new pair a name of its own, or run 'libtool reset {name}' to begin anew."
+    remedy = "Give the new pair a name of its own, or run 'libtool reset {name}' to begin anew; what is set aside at the former source must come back first, with 'libtool delete --put-back {name}'."
     exit_code = 4
 
 

@@ -122,7 +122,10 @@ def _password(smtp: SmtpSettings, file: str | None) -> str | None:
     try:
         return credentials.find("smtp_password", file)[0]
     except LibtoolError as trouble:
-        raise MailFailed(to=_place(smtp), why=trouble.reason, how=trouble.advice) from None
+        how = trouble.advice
+        if file is None:
+            how = "Put it into a file only you can read, and name that with 'password_file' of email.smtp."
+        raise MailFailed(to=_place(smtp), why=trouble.reason, how=how) from None
 
 
 def _by_smtp(message: EmailMessage, email: EmailSettings, smtp: SmtpSettings, password: str | None) -> list[str]:

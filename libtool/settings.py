@@ -280,17 +280,30 @@ def _load(file: str) -> Settings:
 def _parse(file: str) -> Any:
     import yaml
 
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        """One that takes no key twice: the first of two routes of one name would just be gone."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = set()
+            for key, _ in node.value:
+                if key.value in keys:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key.value}' is there twice", key.start_mark
+                    )
+                if isinstance(key.value, str):
+                    keys.add(key.value)
+            return super().construct_mapping(node, deep)
+
     try:
         with open(file, "rb") as stream:
-            return yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            return yaml.load(stream, Loader=Loader)
     except OSError as trouble:
         raise ConfigurationError(file=file, key="the whole file", why=f"cannot be read: {trouble.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as trouble:
         mark = getattr(trouble, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "the whole file"
-        raise ConfigurationError(
-            file=file, key=where, why=f"is no YAML: {getattr(trouble, 'problem', trouble)}"
-        ) from None
+        why = str(getattr(trouble, "problem", trouble))
+        raise ConfigurationError(file=file, key=where, why=f"is no YAML: {why}") from None
     except (ValueError, OverflowError, RecursionError) as trouble:  # such as a thirteenth month, or no end of brackets
         why = "it is nested too deeply" if isinstance(trouble, RecursionError) else str(trouble)
         raise ConfigurationError(file=file, key="the whole file", why=f"cannot be understood: {why}") from None

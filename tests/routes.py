@@ -162,10 +162,11 @@ class Routed:
         raise AssertionError(f"not gone after {most} rounds: {self.removals()} {self.run(None, '-v', 'delete')}")
 
     def bare(self) -> bool:
-        """Whether the source is empty; behind a collection the directory for what is set aside stays, empty."""
+        """Whether the source is empty but for the node's mark; behind a collection places for what is set aside stay, too."""
         inside = {path.name for path in self.source.iterdir()}
-        mine = {ASIDE} | {name for name in inside if name.startswith(f"{ASIDE}/owner-")}
-        return inside <= (mine if self.kind == "collection" else set()) and not files(self.source)
+        aside = {path.name for path in (self.source / ASIDE).iterdir()} if inside else set()
+        marks = {name for name in aside if name.startswith("owner-")}
+        return inside <= {ASIDE} and (self.kind == "collection" or aside == marks) and not files(self.source)
 
     # -- looking -----------------------------------------------------------------------------------------------------
 

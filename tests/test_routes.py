@@ -606,12 +606,18 @@ def test_files_go_all_the_way_on_every_database(top: Path, globus: GlobusService
     assert routed.bare() and len(files(routed.target)) == 8 and files(routed.target)["d0/é0"] == b"changed"
 
 
+def own_mark_of(routed: Routed) -> str:
+    """The directory that shows at a source who removes files from it."""
+    (mark,) = [each.name for each in (routed.source / ASIDE).iterdir() if each.name.startswith("owner-")]
+    return mark
+
+
 def test_directories_stay_when_the_configuration_says_so(routed: Routed) -> None:
     routed.change(remove_empty=False)
     put(routed.source / "a/b/file")
     routed.sent().gone()
     assert not files(routed.source) and (routed.source / "a/b").is_dir()
-    assert routed.kind == "collection" or not (routed.source / ASIDE).exists()
+    assert routed.kind == "collection" or [each.name for each in (routed.source / ASIDE).iterdir()] == [own_mark_of(routed)]
 
 
 def test_a_directory_that_may_not_be_removed_keeps_nothing_else_from_leaving(local: Routed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -632,7 +638,7 @@ def test_a_directory_that_may_not_be_removed_keeps_nothing_else_from_leaving(loc
     local.sent()
     for _ in range(4):
         local.round(("delete",))
-    assert not files(local.source) and [each.name for each in local.source.iterdir()] == ["stuck"]
+    assert not files(local.source) and {each.name for each in local.source.iterdir()} == {"stuck", ASIDE}
 
 
 def test_a_directory_that_is_gone_while_a_task_has_a_file_of_it_is_left_behind(local: Routed, globus: GlobusService) -> None:
@@ -898,13 +904,33 @@ def test_another_source_is_refused(routed: Routed) -> None:
     put(routed.source / "file")
     routed.sent()
     (routed.top / "other").mkdir()
+    former = routed.source
+    routed.run(0, "delete")
     routed.change(src_dir=str(routed.top / "other"))
-    for command in ("transfer", "delete"):
-        ran = routed.run(4, command)
-        assert "libtool reset out" in ran.err and "the source of route out was" in ran.err
-    assert routed.status() == {"file": "SENT"}
+    told = routed.run(4, "transfer").err
+    assert "libtool reset out" in told and "delete --put-back out" in told and "the source of route out was" in told
+    for command in ("delete", "transfer", "delete"):
+        assert routed.run(4, command).err == ""  # told once, and kept for status and mail
+    assert "the source of route out was" in routed.troubles()["route out: moved"]
+    assert "1 are set aside" in routed.run(1, "reset", "out", "--yes").out
+    routed.run(0, "delete", "--put-back", "out")
+    assert files(former) == {"file": b"content"}
     routed.run(0, "reset", "out", "--yes")
+    assert "over after" in routed.run(0, "transfer").err and not routed.troubles()
+
+
+def test_a_source_that_was_a_mistake_is_forgotten_when_it_is_corrected(routed: Routed) -> None:
+    right = routed.source
+    put(right / "file")
+    (routed.top / "other").mkdir()
+    put(routed.top / "other/wrong")
+    routed.change(src_dir=str(routed.top / "other"))
     routed.run(0, "transfer")
+    assert list(routed.status()) == ["wrong"]
+    routed.change(src_dir=str(right))
+    routed.run(0, "delete")
+    routed.sent()
+    assert files(routed.target) == {"file": b"content"} and not routed.troubles()
 
 
 def test_an_unknown_route_is_guessed(routed: Routed) -> None:
@@ -1200,6 +1226,17 @@ def test_a_destination_that_is_not_there_yet_is_fine(routed: Routed) -> None:
     assert ends(routed, 3)["destination"][0] == "unknown"
 
 
+def test_a_source_on_this_host_that_its_collection_does_not_show_is_seen(local: Routed, globus: GlobusService) -> None:
+    put(local.source / "file")
+    other = globus.collection("of another root", root=str(local.top / "node"))
+    nobody = "00000000-0000-4000-8000-00000000000a"
+    for wrong, code, answer, said in ((other.id, 3, "no", "the same absolute paths"), (nobody, 4, "barred", "there is no collection")):
+        local.site.write(globus_local_endpoint_id=wrong)
+        local.change(src_id=wrong)
+        same, why = ends(local, code)["source"]
+        assert same == answer and said in why
+
+
 def test_a_destination_behind_a_service_that_says_nothing_is_unknown(routed: Routed, globus: GlobusService) -> None:
     routed.change(dst_dir=str(routed.target / "not/yet"))
     globus.fault("drop_before", url=f"endpoint/{routed.there.id}", count=None)
@@ -1234,7 +1271,52 @@ def test_a_second_node_does_not_remove_from_the_same_source(routed: Routed, tmp_
     assert files(routed.source, aside=False) == {"file": b"two"}
     for _ in range(6):
         routed.round()
-    assert b"two" in {**files(routed.source), **files(routed.target)}.values()
+    assert files(routed.source, aside=False) == {"file": b"two"}  # the former one is not the same there any more, and waits
+
+
+def test_who_removed_first_stays_the_only_one_until_it_brings_everything_back(routed: Routed, tmp_path: Path, globus: GlobusService) -> None:
+    other = beside(routed, tmp_path / "other", globus)
+    other.change(dst_dir=str(tmp_path / "elsewhere"))
+    put(routed.source / "first")
+    routed.sent().gone()
+    put(routed.source / "second")
+    other.sent()
+    for _ in range(3):
+        ran = other.round(("delete",))[0]
+        assert ran.code == 4 and own_mark_of(routed) in (ran.err or other.troubles()["route out: delete RouteShared"])
+    assert set(files(routed.source)) == {"second"}  # the first node has not brought it to its destination yet
+    routed.sent()
+    routed.run(0, "delete")
+    routed.run(0, "delete", "--put-back")
+    if routed.kind == "collection":  # as the message says
+        (routed.source / ASIDE / own_mark_of(routed)).rmdir()
+    assert set(files(routed.source)) == {"second"}
+    told = "".join(each.err for _ in range(6) for each in other.round())
+    assert not files(routed.source) and set(files(tmp_path / "elsewhere")) == {"second"} and "over after" in told
+    put(routed.source / "third")
+    routed.sent()
+    assert routed.run(4, "delete").err.count("another node") == 1
+
+
+def test_what_is_not_the_same_any_more_at_the_destination_is_told(routed: Routed) -> None:
+    for name in ("lost", "damaged", "fine"):
+        put(routed.source / name, name.encode())
+    routed.sent()
+    (routed.target / "lost").unlink()
+    put(routed.target / "damaged", b"DAMAGED")
+    told = "".join(each.err for _ in range(3) for each in routed.round(("delete",)))
+    assert told.count("2 files that had arrived, such as") == 1 and "not the same at both ends any more" in told
+    over = "".join(each.err for _ in range(8) for each in routed.round())
+    assert "over after" in over and not routed.troubles() and not files(routed.source)
+    assert files(routed.target) == {name: name.encode() for name in ("lost", "damaged", "fine")}
+
+
+def test_tasks_of_routes_are_shown(routed: Routed) -> None:
+    put(routed.source / "file")
+    routed.sent().gone()
+    rows = json.loads(routed.run(0, "status", "--tasks", "-F", "json").out)
+    assert {"route out: send", "route out: prove"} <= {row["destination"] for row in rows} and all(row["task"] for row in rows)
+    assert routed.globus.tasks[0].task_id in {row["task"] for row in rows}
 
 
 @pytest.mark.parametrize("names", [("a", "A"), ("d/x", "D/x"), ("caf\u00e9", "cafe\u0301")], ids=["case", "directories", "accents"])

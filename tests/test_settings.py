@@ -129,6 +129,8 @@ def stores_at(*places: tuple[str, str]) -> str:
         ("name: [", "line ", "is no YAML"),
         ("name: b\n\tindented: x", "line 2", "is no YAML"),
         ("name: \0", "the whole file", "is no YAML"),
+        ("name: b\nrun_dir: a\nname: c\n", "line 3", "the key 'name' is there twice"),
+        ("routes:\n  out: {}\n  in: {}\n  out: {}\n", "line 4", "the key 'out' is there twice"),
         ("name: !!python/object:os.system x", "line 1", "is no YAML"),
         ("name: 2024-13-45", "", ""),
         ("1: 2\nname: b", "", "expected"),

@@ -11,7 +11,8 @@ from typing import Any
 from libtool.archive.hands import Host
 from libtool.errors import CarrierBarred, CarrierBusy, CarrierRefused, CarrierUnknown, LibtoolError, ServiceUnsafe
 from libtool.models.tables import Store as StoreRow
-from libtool.trees.base import Gone
+from libtool.names import shown
+from libtool.trees.base import Gone, Tree
 
 _KIND = "globus"
 
@@ -61,7 +62,25 @@ def _end_of(host: Host, wanted: Any, source: bool) -> str:
         next(tree.list(""))
     except Gone:
         raise CarrierRefused(carrier=_KIND, why="there is no such directory") from None
+    if tree.immediate:
+        _shown(host, wanted, tree)
     return f"'delete' cannot be used: {why}" if (why := tree.unable()) else ""
+
+
+def _shown(host: Host, wanted: Any, tree: Tree) -> None:
+    """CarrierRefused when the collection does not show what lies in a source on this host."""
+    portion = next(tree.list(""))
+    names = [*portion.directories[:1], *(each.name for each in portion.files[:1])]
+    through = host.far_tree(replace(wanted, dst_id=wanted.src_id, dst_dir=wanted.src_dir))
+    try:
+        lacking = through.lacks("", names)
+    except CarrierUnknown as trouble:
+        if trouble.facts.get("everywhere", True):
+            raise
+        lacking = [wanted.src_dir]
+    if lacking:
+        why = f"the collection does not show '{shown(lacking[0])}', which is here. It must show the same absolute paths as"
+        raise CarrierRefused(carrier=_KIND, why=f"{why} this host: give it a root above that directory, or none")
 
 
 def _destination(host: Host, wanted: Any) -> str:
@@ -88,7 +107,7 @@ def _look_at(look: Callable[[], str]) -> tuple[str, str]:
     try:
         return "yes", look()
     except (CarrierUnknown, CarrierBusy) as trouble:
-        return "unknown", trouble.text
+        return "unknown", trouble.reason
     except CarrierBarred as trouble:
         return "barred", f"{trouble.facts['why']}. {trouble.facts['how']}"
     except ServiceUnsafe:

@@ -55,14 +55,14 @@ class Clearing:
         begin: list[Callable[[], None]] = [self._expect] if put_back else [self._expect, self._alone]
         go_on = [lambda: self.errands.ship(self.budget), self._finish_moving, self._finish_removing]
         if put_back:
-            more = [self._put_back, self._finish_moving]
+            more = [self._put_back, self._finish_moving, self._release]
         else:
             more = [self._remove, lambda: clear_away(mirror, self.errands, self.budget), self._prove, self._choose]
         for step in [*begin, *go_on, *more]:
             if self.errands.closed or not self.budget.left or not self.errands.guarded(step):
                 break
         self._tell()
-        self.errands.settle()
+        self.errands.settle(ends=not put_back)
 
     # -- what is under way -----------------------------------------------------------------------------------------
 
@@ -119,10 +119,18 @@ class Clearing:
                 raise RouteShared(path=self._tree.path(""), mark=name)
 
     def _mark(self) -> None:
-        """Leave our mark before anything is set aside, then look for others: of two that begin at once, one sees the
-        other's."""
+        """Leave our mark before anything is set aside, unless another catalogue has: who began stays the only one, until
+        it brings everything back. Of two that begin at once, one sees the other's mark, too."""
+        self._look_for_others()
         self._tree.make_place(own_mark())
         self._look_for_others()
+
+    def _release(self) -> None:
+        """Take our mark away when nothing of ours lies aside, so that another node may remove files from this source. Behind
+        a collection nothing can remove just an empty directory: a person does."""
+        same = Route.select(Route.id).where(Route.src_id == self._row.src_id, Route.src_dir == self._row.src_dir)
+        if self._tree.immediate and not RouteRemoval.select().where(RouteRemoval.route << same, clearing()).exists():
+            self._tree.clear_place(own_mark())
 
     def _finish_moving(self) -> None:
         """Carry out what was decided: set aside, look at it there, bring back."""
@@ -407,7 +415,12 @@ class Clearing:
             self._change(rows, ClearingStatus.RETURNING, reason="somebody wanted it back")
 
     def _tell(self) -> None:
-        """What waits aside for a reason."""
+        """What waits aside for a reason, and whether what differed has arrived again."""
+        if any(each.kind == errands.DIFFER and each.subject == self.mirror.subject for each in notices.standing()):
+            unsure = RouteFile.doubt & (RouteFile.status != MirrorStatus.SENT) & (RouteFile.route == self._row.id)
+            back = (RouteRemoval.route == self._row.id) & clearing() & (RouteRemoval.status == ClearingStatus.RETURNING)
+            if not RouteFile.select().where(unsure).exists() and not RouteRemoval.select().where(back).exists():
+                notices.over(self.host, self.tally, self.mirror.subject, errands.DIFFER)
         mine = (RouteRemoval.route == self._row.id) & clearing() & (RouteRemoval.status == ClearingStatus.ASIDE)
         late = self.host.now() - timedelta(days=1) - timedelta(seconds=self.mirror.wanted.settle_seconds)
         waits = RouteRemoval.select().where(mine, RouteRemoval.aside_time < late)

@@ -135,10 +135,10 @@ def _places(mirror: Mirror, errands: Errands, budget: Budget, *, remove: bool) -
     back. Behind a collection only those go in which directories of ours were: this run, or another node, may be about to
     use one for files."""
     try:
-        places = [name for portion in mirror.tree.list(ASIDE) for name in portion.directories]
+        found = [name for portion in mirror.tree.list(ASIDE) for name in portion.directories]
+        places = [name for name in found if not name.startswith(OWNER)]
     except Gone:
         return
-    marks, places = [p for p in places if p.startswith(OWNER)], [p for p in places if not p.startswith(OWNER)]
     t = RouteRemoval
     # Routes with the same source share the directory.
     used = {place for (place,) in raw_rows(t.select(t.place).where(clearing()).distinct())}
@@ -155,8 +155,6 @@ def _places(mirror: Mirror, errands: Errands, budget: Budget, *, remove: bool) -
             _stranded(mirror, errands, place)
         elif remove and place.startswith(EMPTY) and place.endswith(birth()):
             paths.append(f"{ASIDE}/{place}")
-    if mirror.tree.immediate and marks == [own_mark()] and not used:
-        mirror.tree.clear_place(own_mark())  # it stays when something lies there still
     if paths:
         _hand_over(errands, paths, budget)
 

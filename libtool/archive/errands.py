@@ -29,6 +29,8 @@ PASSING_WAIT = timedelta(minutes=10)
 _AT_ONCE = {Hitch.PAUSED, Hitch.PERSON, Hitch.SPACE}
 #: Into so many tasks goes what was compared without an answer: a file that keeps a task from its end keeps ever fewer.
 _PARTS = 10
+#: The trouble of files that had arrived and were not as they were sent when both ends were compared.
+DIFFER = "differ"
 _FLYING = [QueueStatus.SUBMITTING, QueueStatus.IN_FLIGHT]
 
 
@@ -146,13 +148,15 @@ class Errands:
         self._ledger.well(self.mirror.subject)
         self._ledger.well("carrier globus")
 
-    def settle(self) -> None:
-        """Tell what is new and what is over."""
+    def settle(self, *, ends: bool = True) -> None:
+        """Tell what is new and, if the run met all that there could be (``ends``), what is over."""
 
         def none(about: str) -> bool:
             return False
 
         def patience(about: str) -> float:
+            if not ends:
+                return float("inf")
             return float(self.host.settings.notice_after) if about.startswith("route ") else 0.0
 
         flying = any(True for _ in self.open(QueueStatus.IN_FLIGHT))
@@ -414,6 +418,13 @@ def record(
         for each, outcome in failed:
             tally.problem(f"'{each.there}' did not arrive: {outcome.why}")
         tally.done += len(found) - len(failed)
+    other = [each.there for each, outcome in found if task.deed is Deed.PROVE and outcome.arrived is Arrived.YES]
+    if other:
+        text = f"{len(other)} files that had arrived, such as '{other[0]}', were not the same at both ends any more, or gone"
+        text += (
+            " from the destination. Nothing is lost here: they are put back and sent again; find out what changed them"
+        )
+        notices.trouble(host, tally, f"route {task.route.name}", DIFFER, text, at_once=True)
 
 
 def _arrivals(host: Host, task: RouteTask, found: list[tuple[Load, ItemOutcome]]) -> None:

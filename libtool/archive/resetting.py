@@ -33,6 +33,7 @@ class State:
     arrived: int = 0
     tasks: int = 0
     removed: int = 0
+    aside: int = 0
 
 
 def state(name: str) -> State:
@@ -41,10 +42,11 @@ def state(name: str) -> State:
     if row is None:
         return State(False)
     mine = RouteFile.select().where(RouteFile.route == row.id)
-    tasks = RouteTask.select().where(RouteTask.route == row.id, open_tasks())
+    tasks = RouteTask.select().where(RouteTask.route == row.id, open_tasks(), RouteTask.status > QueueStatus.QUEUED)
     gone = RouteRemoval.select().where(RouteRemoval.route == row.id, removed())
     sent = mine.where(RouteFile.status == MirrorStatus.SENT)
-    return State(True, mine.count(), sent.count(), tasks.count(), gone.count())
+    aside = RouteRemoval.select().where(RouteRemoval.route == row.id, clearing())
+    return State(True, mine.count(), sent.count(), tasks.count(), gone.count(), aside.count())
 
 
 def reset(host: Host, name: str) -> None:

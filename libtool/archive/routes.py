@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from peewee import SQL, fn
 
 from libtool import names
-from libtool.archive import notices
+from libtool.archive import notices, resetting
 from libtool.archive.hands import Host, Tally
 from libtool.errors import RouteMoved, UnknownRoute
 from libtool.models.base import raw_rows, writing
@@ -87,12 +88,17 @@ def named(host: Host, given: Sequence[str], *, former: bool = False) -> list[str
     return list(dict.fromkeys(given)) or known
 
 
-def mirror(host: Host, name: str, *, make: bool = True) -> Mirror | None:
+def mirror(host: Host, name: str, *, make: bool = True, former: bool = False) -> Mirror | None:
     """A route with its source; the first time it is written down (without ``make``: None). RouteMoved when the
-    configuration gives it another source than it had."""
+    configuration gives it another source than it had, unless just that one is wanted (``former``)."""
     row = Route.get_or_none(Route.name == name)
     wanted = host.settings.routes.get(name)
-    if wanted is None and row is not None:
+    moved = row is not None and wanted is not None and (row.src_id, row.src_dir) != (wanted.src_id, wanted.src_dir)
+    if row is not None and moved and _unused(row):
+        if make:
+            resetting.reset(host, name)  # nothing ever came of the former source, as when it was a mistake
+        row, moved = None, False
+    if row is not None and (wanted is None or (moved and former)):
         wanted = _former(row)
     if wanted is not None and row is None:
         if not make:
@@ -107,6 +113,27 @@ def mirror(host: Host, name: str, *, make: bool = True) -> Mirror | None:
         old, new = f"{row.src_id}:{row.src_dir}", f"{wanted.src_id}:{wanted.src_dir}"
         raise RouteMoved(name=name, old=old, new=new)
     return Mirror(row, wanted, host.tree(wanted), chosen(wanted.include, wanted.exclude))
+
+
+def for_task(host: Host, name: str, tally: Tally, *, make: bool = True, former: bool = False) -> Mirror | None:
+    """The same for a task: that the source is another one is told as every trouble is."""
+    try:
+        found = mirror(host, name, make=make, former=former)
+    except RouteMoved as trouble:
+        tally.person = True
+        notices.trouble(host, tally, f"route {name}", "moved", trouble.text, at_once=True)
+        return None
+    if not former:
+        notices.over(host, tally, f"route {name}", "moved")
+    return found
+
+
+def _unused(row: Route) -> bool:
+    """Whether nothing was ever submitted of a route."""
+    mine = RouteTask.route == row.id
+    begun = RouteTask.submit_time.is_null(False) | RouteTask.ticket.is_null(False)
+    removals = RouteRemoval.select().where(RouteRemoval.route == row.id)
+    return not RouteTask.select().where(mine, begun).exists() and not removals.exists()
 
 
 def unseen(host: Host, name: str) -> Mirror:
@@ -183,6 +210,32 @@ def shown(host: Host) -> list[dict[str, Any]]:
                 "coming_back": leaving.get(ClearingStatus.RETURNING, 0),
                 "tasks": flying or 0,
                 "looked": show_time(row.looked_time) if row is not None else None,
+            }
+        )
+    return found
+
+
+def tasks(limit: int) -> list[dict[str, Any]]:
+    """The tasks of routes in the words of the send queue's: those that wait or are under way, then those that ended last."""
+    rows = RouteTask.select(RouteTask, Route).join(Route)
+    found = []
+    for row in rows.order_by(~open_tasks(), RouteTask.id.desc()).limit(limit):
+        report = json.loads(row.report) if row.report else {}
+        ticket = json.loads(row.ticket) if row.ticket else {}
+        found.append(
+            {
+                "item": row.id,
+                "destination": f"route {row.route.name}: {row.deed.name.lower()}",
+                "carrier": "globus",
+                "status": row.status.name,
+                "files": row.files,
+                "bytes": row.size,
+                "submitted": show_time(row.submit_time),
+                "ended": show_time(row.end_time),
+                "task": report.get("task") or ticket.get("task"),
+                "faults": report.get("faults"),
+                "rate": report.get("rate"),
+                "reason": row.reason,
             }
         )
     return found

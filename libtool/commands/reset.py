@@ -22,7 +22,8 @@ def reset(frame: Frame, route: str, yes: bool, dry_run: bool) -> int:
         (name,) = routes.named(node, [route], former=True)
         found = resetting.state(name)
         print(
-            f"{name}: {found.files} files are known, {found.arrived} of them as arrived; {found.tasks} tasks are under way"
+            f"{name}: {found.files} files are known, {found.arrived} of them as arrived; {found.aside} are set aside;"
+            f" {found.tasks} tasks are under way"
         )
         if found.removed:
             line = f"{name}: {found.removed} files were removed here after they had arrived; once that is forgotten, new files"

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from libtool.archive import catalogue, queue
+from libtool.archive import catalogue, queue, routes
 from libtool.commands.words import Frame, pass_frame, show, with_format
 from libtool.node import Node
 
@@ -20,7 +20,7 @@ from libtool.node import Node
 @click.option(
     "--waiting", is_flag=True, help="Instead: every file that waits for a destination or for a person, and why."
 )
-@click.option("--tasks", is_flag=True, help="Instead: every queue item with its carrier's task, open ones first.")
+@click.option("--tasks", is_flag=True, help="Instead: every queue item and every task of a route, open ones first.")
 @click.option(
     "--max-results",
     type=click.IntRange(min=1),
@@ -40,7 +40,7 @@ def status(frame: Frame, check: bool, waiting: bool, tasks: bool, max_results: i
             show(frame, catalogue.waiting(max_results), ["name", "destination", "attempts", "next", "reason"])
             return 0
         if tasks:
-            rows = queue.tasks(max_results)
+            rows = [*queue.tasks(max_results), *routes.tasks(max_results)]
             show(frame, rows, list(rows[0]) if rows else [])
             return 0
         found = catalogue.status(node)
@@ -78,7 +78,7 @@ def status(frame: Frame, check: bool, waiting: bool, tasks: bool, max_results: i
         print(f"\nmail: {mail} waiting to be handed over, which failed {found['mail']['tries']} times")
     if found["runs"]:
         print()
-        show(frame, found["runs"], ["command", "target", "started", "exit_code", "done", "failed", "postponed"])
+        show(frame, found["runs"], ["command", "target", "ended", "exit_code", "done", "failed", "postponed"])
     return code
 
 

@@ -23,14 +23,14 @@ def delete(frame: Frame, route: tuple[str, ...], put_back: bool, soft_timeout: f
         if dry_run:
             budget = tasks.budget(soft_timeout)
             for name in names:
-                mirror = routes.mirror(node, name, make=False)
+                mirror = routes.mirror(node, name, make=False, former=put_back)
                 for line in clearing.plan(node, mirror, budget, put_back=put_back) if mirror is not None else ():
                     print(f"{name}: {line}")
             return 0
 
         def deed(name: str, tally: Tally, budget: Budget) -> None:
             routes.tell_former(node, tally)
-            mirror = routes.mirror(node, name, make=False)
+            mirror = routes.for_task(node, name, tally, make=False, former=put_back)
             if mirror is not None:
                 clearing.Clearing(node, mirror, budget, tally, "delete").run(put_back=put_back)
 

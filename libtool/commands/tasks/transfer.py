@@ -29,7 +29,7 @@ def transfer(frame: Frame, route: tuple[str, ...], soft_timeout: float, dry_run:
 
         def deed(name: str, tally: Tally, budget: Budget) -> None:
             routes.tell_former(node, tally)
-            mirror = routes.mirror(node, name)
+            mirror = routes.for_task(node, name, tally)
             if mirror is not None:
                 mirroring.transfer(node, mirror, budget, tally)
             learning.tend(node, tally)
