@@ -6,9 +6,6 @@ import base64
 import errno
 import json
 import os
-import random
-import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -1216,99 +1213,6 @@ def test_stock_is_not_asked_on_behalf_of_others(met: Met, tmp_path: Path) -> Non
     status, said = account(met.a, "c", "CALLBACK")("libtool/catalogue/validate", {"names": ["two"], "seconds": 20, "depth": 3})
     assert status == 200 and [copy["librarian"] for copy in said["files"][0]] == ["a"]
     assert met.b.asked == []
-
-
-# -- kill it anywhere ---------------------------------------------------------------------------------------------
-
-#: Everything that mends, in the order of one round.
-MENDING = (
-    ("b", "check-integrity"), ("b", "corruption-fixer"), ("a", "check-integrity"), ("a", "corruption-fixer"),
-    ("a", "consume-queue"), ("a", "check-consumed-queue"), ("b", "consume-queue"), ("b", "check-consumed-queue"),
-    ("a", "recv-clone"), ("b", "recv-clone"),
-    ("a", "send-clone"), ("a", "outgoing-transfer-hypervisor"), ("b", "incoming-transfer-hypervisor"),
-    ("b", "outgoing-transfer-hypervisor"), ("a", "incoming-transfer-hypervisor"),
-)  # fmt: skip
-
-
-def ruined(top: Path, databases: Callable[[str], str | None]) -> tuple[Network, dict[str, bytes]]:
-    """A pair with damage on both sides, on the clock of the world outside; and what must be there in the end."""
-    network = damage.pair(top / "net", World(), databases)
-    fill_for_real(network, top)
-    content = network["b"].stored()
-    flip(network["b"].store / "deep/er/0")
-    lose(network["b"].store / TREE)
-    flip(network["a"].store / "deep/er/1")
-    for site in network.sites.values():
-        at_once = {command: {"age_in_days": 1e-9} for _, command in MENDING if command.endswith(("hypervisor", "integrity"))}
-        site.write(commands={**site.settings.get("commands", {}), **at_once})
-    return network, content
-
-
-def fill_for_real(network: Network, top: Path) -> None:
-    source = damage.make_trees(top, 3)
-    network["a"].run(0, "ingest", "--recursive", str(source))
-    network["a"].run(0, "ingest", str(top / "trees/tree"))
-    counter = crash.Counter(0)
-    for _ in range(2):
-        for who, command in (("a", "send-clone"), ("a", "consume-queue"), ("a", "check-consumed-queue"), ("b", "recv-clone")):
-            assert crash.run(network[who], (command,), counter) == 0
-    assert network.pending() == {}
-
-
-def mended(network: Network, content: dict[str, bytes], where: str) -> None:
-    for site in network.sites.values():
-        assert site.stored() == content, (where, site.name)
-        assert conditions(site) == {} and aside(site) == {} and site.staged() == [], (where, site.name)
-        assert {status for _, _, status in removals(site)} <= {"PURGED", "RETURNED"}, (where, removals(site))
-        with site.open():
-            assert File.select().count() == Instance.select().count() == 4, where
-    assert remotes(network["a"]) == {("b", name) for name in (*(f"deep/er/{n}" for n in range(3)), TREE)}, where
-    assert network.pending() == {}, where
-
-
-def until_mended(network: Network, counter: crash.Counter, most: int = 8) -> int:
-    """Rounds, two at least, until nothing is bad, aside or under way; how many that took."""
-    for n in range(1, most + 1):
-        for who, command in MENDING:
-            crash.run(network[who], (command,), counter)
-        if n > 1 and not network.pending() and all(conditions(site) == {} and aside(site) == {} for site in network.sites.values()):
-            return n
-    return most
-
-
-@pytest.mark.skipif("LIBTOOL_TEST_ALL_SEAMS" not in os.environ, reason="test_crash_matrix does the same; LIBTOOL_TEST_ALL_SEAMS=1 does both")
-def test_mending_survives_the_end_of_any_process_at_any_seam(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network, content = ruined(tmp_path, lambda name: None)
-    snapshot = Snapshot(tmp_path / "net")
-    count = crash.Counter(0)
-    until_mended(network, count)
-    mended(network, content, "without a crash")
-    step = int(os.environ.get("LIBTOOL_TEST_DAMAGE_STEP", "130"))
-    died = 0
-    for fatal in range(random.randint(1, step), count.passed + 1, step):
-        snapshot.restore()
-        counter = crash.Counter(fatal)
-        counter.where = snapshot.kept / "where"
-        rounds = until_mended(network, counter)
-        mended(network, content, f"seam {fatal}: {counter.where.read_text()}, {rounds} rounds")
-        died += 1
-    with capsys.disabled():
-        print(f"\nmending: ended at {died} of {count.passed} seams, every time the same final state")
-    assert count.passed > 100
-
-
-@pytest.mark.skipif("LIBTOOL_TEST_ALL_SEAMS" not in os.environ, reason="test_crash_matrix does the same; LIBTOOL_TEST_ALL_SEAMS=1 does both")
-def test_mending_survives_kill_9(tmp_path: Path) -> None:
-    network, content = ruined(tmp_path, lambda name: None)
-    numbers = random.Random(11)
-    for n in range(12):
-        who, command = MENDING[n % len(MENDING)]
-        process = network[who].spawn(command)
-        time.sleep(numbers.uniform(0.15, 0.8))  # anywhere; what is asserted does not depend on it
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    until_mended(network, crash.Counter(0))
-    mended(network, content, "kill -9")
 
 
 # -- notices ------------------------------------------------------------------------------------------------------
