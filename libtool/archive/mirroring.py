@@ -13,6 +13,7 @@ from libtool.archive import notices, replacing, routes
 from libtool.archive.errands import Errands, part
 from libtool.archive.hands import Budget, Host, Tally
 from libtool.archive.looking import Look, shorten
+from libtool.archive.replacing import Again
 from libtool.archive.routes import Mirror
 from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import RouteDirectory, RouteFile, RouteRemoval, RouteTask, clearing, open_tasks
@@ -31,13 +32,15 @@ def transfer(host: Host, mirror: Mirror, budget: Budget, tally: Tally) -> None:
     errands.redirect()
     errands.ship(budget)  # what an earlier run began
     looked = Look(host, mirror)
+    again = Again(set())
     if not errands.closed and errands.guarded(lambda: looked.go(budget)):
-        _send(host, mirror, budget, errands)
+        _send(mirror, budget, errands, again)
     errands.settle()
     _tell(host, mirror, looked, tally)
+    again.tell(host, mirror, tally)
 
 
-def _send(host: Host, mirror: Mirror, budget: Budget, errands: Errands) -> None:
+def _send(mirror: Mirror, budget: Budget, errands: Errands, again: Again) -> None:
     """Make tasks of what kept still, and submit each at once: a task that waits would only grow old."""
     still = (RouteFile.route == mirror.row.id) & (RouteFile.status == MirrorStatus.STABLE)
     tried, most = RouteFile.doubt & RouteFile.not_before.is_null(False), int(mirror.wanted.max_files)
@@ -47,13 +50,18 @@ def _send(host: Host, mirror: Mirror, budget: Budget, errands: Errands) -> None:
         (Deed.COMPARE, still & tried, part(RouteFile.select().where(still, tried).count(), most)),
     )
     for deed, stable, count in kinds:
-        while budget.left and errands.smooth and errands.slots > 0 and _form(mirror, errands, deed, stable, count):
+        while budget.left and errands.smooth and errands.slots > 0:
+            if not _form(mirror, errands, deed, stable, count, again):
+                break
             errands.ship(budget)
+        else:
+            return
+    again.complete = True
 
 
-def _form(mirror: Mirror, errands: Errands, deed: Deed, stable: Expression, most: int) -> bool:
+def _form(mirror: Mirror, errands: Errands, deed: Deed, stable: Expression, most: int, again: Again) -> bool:
     """Make one task of so many of these files, which kept still; whether there were any."""
-    ids = _ready(mirror, stable, most)
+    ids = _ready(mirror, stable, most, again)
     if ids:
         with writing("route: task"):
             task = errands.make(deed, len(ids), 0)
@@ -65,7 +73,7 @@ def _form(mirror: Mirror, errands: Errands, deed: Deed, stable: Expression, most
     return bool(ids)
 
 
-def _ready(mirror: Mirror, stable: Expression, most: int) -> list[int]:
+def _ready(mirror: Mirror, stable: Expression, most: int, again: Again) -> list[int]:
     """The first of these files, but for those whose former content still lies aside: what the destination has under
     their names is its only proof until it is removed, and it would replace them when it comes back. Once it is removed,
     what the destination has may be its only copy."""
@@ -78,8 +86,9 @@ def _ready(mirror: Mirror, stable: Expression, most: int) -> list[int]:
             break
         paths = {id: f"{directory}/{name}".lstrip("/") for id, directory, name in rows}
         known = removal.select(removal.path).where(open_ones, among(removal.path, paths.values()))
-        stay = {path for (path,) in raw_rows(known)} | replacing.held(mirror, paths.values())
-        ready += [id for id, path in paths.items() if path not in stay]
+        aside, held = {path for (path,) in raw_rows(known)}, replacing.held(mirror, paths.values())
+        again.paths |= held - aside
+        ready += [id for id, path in paths.items() if path not in aside and path not in held]
         after = max(paths)
     return ready[:most]
 
@@ -110,16 +119,6 @@ def _tell(host: Host, mirror: Mirror, look: Look, tally: Tally) -> None:
         notices.trouble(host, tally, mirror.subject, "files", text, at_once=True)
     else:
         notices.over(host, tally, mirror.subject, "files")
-    if again := replacing.waiting(mirror):
-        text = f"{len(again)} files stay here, such as '{shown(again[0])}': their names are those of files that were removed"
-        text += (
-            " here, and they would replace what may be the only copies of these at the destination. Rename them, or set"
-        )
-        text += " 'replace_removed: true' for the route to have them replaced"
-        tally.postponed += len(again)
-        notices.trouble(host, tally, mirror.subject, "again", text, at_once=True)
-    else:
-        notices.over(host, tally, mirror.subject, "again")
 
 
 def plan(host: Host, mirror: Mirror, budget: Budget, tell: Callable[[str], None]) -> None:

@@ -6,12 +6,14 @@ A rule over what is recorded; it changes nothing. Size and time are no proof tha
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
-from libtool.archive.hands import portions
+from libtool.archive import notices
+from libtool.archive.hands import Host, Tally
 from libtool.archive.routes import Mirror
 from libtool.models.base import among, raw_rows
-from libtool.models.tables import Route, RouteDirectory, RouteFile, RouteRemoval, removed
-from libtool.states import MirrorStatus
+from libtool.models.tables import Route, RouteRemoval, removed
+from libtool.names import shown
 
 #: Files that are looked up at once.
 PORTION = 2000
@@ -36,14 +38,20 @@ def held(mirror: Mirror, files: Collection[str]) -> set[str]:
     return found
 
 
-def waiting(mirror: Mirror) -> list[str]:
-    """The files that kept still and wait for this alone."""
-    if not RouteRemoval.select().join(Route).where(Route.src_id == mirror.row.src_id, removed()).exists():
-        return []
-    query = RouteFile.select(RouteDirectory.path, RouteFile.name).join(RouteDirectory)
-    still = (RouteFile.route == mirror.row.id) & (RouteFile.status == MirrorStatus.STABLE)
-    rows = list(raw_rows(query.where(still).order_by(RouteDirectory.path, RouteFile.name)))
-    found: list[str] = []
-    for part in portions(rows, PORTION):
-        found += sorted(held(mirror, [f"{directory}/{name}".lstrip("/") for directory, name in part]))
-    return found
+@dataclass
+class Again:
+    """The files that a run did not send for this."""
+
+    paths: set[str]
+    complete: bool = False  #: whether the run met all that there are
+
+    def tell(self, host: Host, mirror: Mirror, tally: Tally) -> None:
+        """Tell of them; when there are none any more, that it is over."""
+        tally.postponed += len(self.paths)
+        if self.paths:
+            text = f"{len(self.paths)} files stay here, such as '{shown(min(self.paths))}': their names are those of files that"
+            text += " were removed here, and they would replace what may be the only copies of these at the destination. Rename"
+            text += " them, or set 'replace_removed: true' for the route to have the copies replaced"
+            notices.trouble(host, tally, mirror.subject, "again", text, at_once=True)
+        elif self.complete:
+            notices.over(host, tally, mirror.subject, "again")
