@@ -285,13 +285,13 @@ def _parse(file: str) -> Any:
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = set()
-            for key, _ in node.value:
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                    continue
                 if key.value in keys:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key '{key.value}' is there twice", key.start_mark
-                    )
-                if isinstance(key.value, str):
-                    keys.add(key.value)
+                    why = f"the key '{key.value}' is there twice"
+                    raise yaml.constructor.ConstructorError(None, None, why, key.start_mark)
+                keys.add(key.value)
             return super().construct_mapping(node, deep)
 
     try:

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from libtool.archive import clearing as clearing_module
+from libtool.archive import errands as errands_module
 from libtool.archive.hands import Budget
 from libtool.archive.shipping import Slots
 from libtool.commands.tasks import frame
@@ -1470,7 +1471,7 @@ def test_what_one_route_removed_another_does_not_replace(top: Path, globus: Glob
     assert files(routed.source) == {"d/log": b"the second night"}
 
 
-def test_what_was_removed_is_remembered_longer_than_history_and_until_a_reset(routed: Routed, globus: GlobusService) -> None:
+def test_what_was_removed_is_remembered_longer_than_history_and_the_route(routed: Routed, globus: GlobusService) -> None:
     put(routed.source / "log", b"the first night")
     routed.sent().gone()
     for _ in range(8):
@@ -1480,6 +1481,91 @@ def test_what_was_removed_is_remembered_longer_than_history_and_until_a_reset(ro
     for _ in range(4):
         routed.round()
     assert files(routed.target) == {"log": b"the first night"}
-    assert "1 files were removed here" in routed.run(0, "reset", "out", "--yes").out
+    routed.run(0, "reset", "out", "--yes")
+    for _ in range(4):
+        routed.round()
+    assert files(routed.target) == {"log": b"the first night"}
+    routes, there = routed.site.settings["routes"], routed.target
+    former = routed.globus.collection("the same disk, made anew")
+    routed.site.settings.pop("globus_local_endpoint_id", None)
+    routed.site.write(routes={"another": {**routes["out"], "src_id": former.id}})
+    for _ in range(4):
+        routed.round(("transfer",))
+    assert files(there) == {"log": b"the first night"} and "such as 'log'" in routed.troubles()["route another: again"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_lies_aside_keeps_the_other_routes_of_its_source_from_replacing_it(
+    top: Path, globus: GlobusService, clock: Clock, kind: str
+) -> None:
+    """Both bring the file to the same place."""
+    routed = Routed(top, globus, kind, routes={"out": {}, "deep": {}})
+    (routed.target / "d").mkdir()
+    routed.change("deep", src_dir=f"{routed.source}/d", dst_dir=f"{routed.target}/d")
+    put(routed.source / "d/log", b"the first night")
+    for _ in range(6):
+        routed.round(("transfer",))
+    routed.run(None, "delete", "deep")
+    assert not (routed.source / "d/log").exists()
+    put(routed.source / "d/log", b"the second night")
+    for _ in range(6):
+        routed.round(("transfer", "out"), ("delete", "deep"))
+    for _ in range(6):
+        routed.round()
+    assert b"the first night" in files(routed.target).values()
+    assert b"the second night" in files(routed.source).values()
+
+
+def test_a_name_that_the_destination_may_take_for_the_former_one_is_used_again(routed: Routed) -> None:
+    put(routed.source / "log", b"the first night")
+    routed.sent().gone()
+    put(routed.source / "LOG", b"the second night")
+    for _ in range(4):
+        routed.round()
+    assert files(routed.target) == {"log": b"the first night"} and files(routed.source) == {"LOG": b"the second night"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_route_that_came_later_holds_nothing_back(top: Path, globus: GlobusService, clock: Clock, kind: str) -> None:
+    routed = Routed(top, globus, kind, routes={"out": {}})
+    put(routed.source / "log", b"the first night")
+    routed.sent().gone()
+    later = routed.route("later", src_dir=str(routed.source))
+    routed.site.write(routes={**routed.site.settings["routes"], "later": later})
+    put(routed.source / "log", b"the second night")
+    for _ in range(4):
+        routed.round()
+    assert files(top / "later-target") == {"log": b"the second night"} and files(routed.target) == {"log": b"the first night"}
+
+
+def test_a_file_that_replaced_a_copy_may_change(routed: Routed) -> None:
+    put(routed.source / "log", b"the first night")
+    routed.sent().gone()
+    put(routed.source / "log", b"the second night")
+    routed.change(replace_removed=True)
     routed.sent()
-    assert files(routed.target) == {"log": b"the second night"}
+    routed.change(replace_removed=False)
+    put(routed.source / "log", b"the third night", OLD + 100)
+    for _ in range(3):
+        routed.round(("transfer",))
+    assert files(routed.target) == {"log": b"the third night"}
+
+
+def test_what_was_found_out_right_before_the_end_of_a_process_is_told(routed: Routed, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(routed.source / "file")
+    routed.sent()
+    (routed.target / "file").unlink()
+    for _ in range(2):
+        routed.round(("delete",))
+    real, told = errands_module._proofs, ""
+
+    def ends(*words: Any) -> None:
+        real(*words)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(errands_module, "_proofs", ends)
+    for n in range(4):
+        if n == 1:
+            monkeypatch.setattr(errands_module, "_proofs", real)
+        told += routed.round(("delete",), ("transfer",))[0].err
+    assert "not the same at both ends" in told + str(routed.troubles())

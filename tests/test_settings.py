@@ -130,6 +130,8 @@ def stores_at(*places: tuple[str, str]) -> str:
         ("name: b\n\tindented: x", "line 2", "is no YAML"),
         ("name: \0", "the whole file", "is no YAML"),
         ("name: b\nrun_dir: a\nname: c\n", "line 3", "the key 'name' is there twice"),
+        ("name: {{ hostname }}\n", "line 1", "unhashable"),
+        ("name: !!map x\n", "line 1", "expected a mapping"),
         ("routes:\n  out: {}\n  in: {}\n  out: {}\n", "line 4", "the key 'out' is there twice"),
         ("name: !!python/object:os.system x", "line 1", "is no YAML"),
         ("name: 2024-13-45", "", ""),

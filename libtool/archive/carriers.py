@@ -75,7 +75,7 @@ def _shown(host: Host, wanted: Any, tree: Tree) -> None:
     try:
         lacking = through.lacks("", names)
     except CarrierUnknown as trouble:
-        if trouble.facts.get("everywhere", True):
+        if not trouble.facts.get("absent"):
             raise
         lacking = [wanted.src_dir]
     if lacking:

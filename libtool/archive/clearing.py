@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from libtool.archive import attempts, errands, leaving, notices
+from libtool.archive import attempts, errands, leaving, notices, replacing
 from libtool.archive.emptying import OWNER, clear_away, own_mark
 from libtool.archive.errands import Errands
 from libtool.archive.hands import Budget, Host, Tally, portions
@@ -53,7 +53,8 @@ class Clearing:
         self.errands.learn(self.budget)
         self.errands.look_anew(self.budget)
         begin: list[Callable[[], None]] = [self._expect] if put_back else [self._expect, self._alone]
-        go_on = [lambda: self.errands.ship(self.budget), self._finish_moving, self._finish_removing]
+        removing = self._keep if put_back else self._finish_removing
+        go_on = [lambda: self.errands.ship(self.budget), self._finish_moving, removing]
         if put_back:
             more = [self._put_back, self._finish_moving, self._release]
         else:
@@ -62,7 +63,7 @@ class Clearing:
             if self.errands.closed or not self.budget.left or not self.errands.guarded(step):
                 break
         self._tell()
-        self.errands.settle(ends=not put_back)
+        self.errands.settle(lasting=["RouteShared"] if put_back else [])  # of that, putting back finds out nothing
 
     # -- what is under way -----------------------------------------------------------------------------------------
 
@@ -85,6 +86,7 @@ class Clearing:
             RouteRemoval.update(status=status, **more).where(among(RouteRemoval.id, ids), clearing()).execute()
             if status is ClearingStatus.REMOVED:
                 self._emptied(rows)
+                replacing.remember(self.host, self.mirror, rows)
 
     def _emptied(self, rows: Iterable[RouteRemoval]) -> None:
         """Their directories may be empty now, because of us."""
@@ -104,10 +106,10 @@ class Clearing:
             raise DirectoryUnreadable(path=self._tree.path(ASIDE), why=why)
 
     def _alone(self) -> None:
-        """RouteShared when another catalogue has its mark in the place for what is set aside."""
+        """RouteShared when another catalogue has its mark in the place for what is set aside; ours is there."""
         mine = (RouteRemoval.route == self._row.id) & clearing()
         if RouteRemoval.select().where(mine).exists():
-            self._look_for_others()
+            self._mark()
 
     def _look_for_others(self) -> None:
         try:
@@ -250,6 +252,13 @@ class Clearing:
             self._removed(row for row in rows if str(row.id) not in found)
             rows = [row for row in rows if str(row.id) in found]
             self._remove_rows(self._proved(rows), found)
+
+    def _keep(self) -> None:
+        """What was to be removed and is still there stays aside."""
+        for rows in self._rows(ClearingStatus.REMOVING):
+            found = self._tree.aside(rows[0].place)
+            self._removed(row for row in rows if str(row.id) not in found)
+            self._change([row for row in rows if str(row.id) in found], ClearingStatus.ASIDE)
 
     def _removed(self, rows: Iterable[RouteRemoval]) -> None:
         rows = list(rows)

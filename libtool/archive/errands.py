@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from libtool.archive import attempts, notices
+from libtool.archive import attempts, notices, replacing
 from libtool.archive.hands import Budget, Host, Tally
 from libtool.archive.learning import STALLED
 from libtool.archive.queue import REFUSED_WAIT
@@ -148,19 +148,17 @@ class Errands:
         self._ledger.well(self.mirror.subject)
         self._ledger.well("carrier globus")
 
-    def settle(self, *, ends: bool = True) -> None:
-        """Tell what is new and, if the run met all that there could be (``ends``), what is over."""
+    def settle(self, lasting: Sequence[str] = ()) -> None:
+        """Tell what is new and what is over, but for what the run could not meet (``lasting``)."""
 
         def none(about: str) -> bool:
             return False
 
         def patience(about: str) -> float:
-            if not ends:
-                return float("inf")
             return float(self.host.settings.notice_after) if about.startswith("route ") else 0.0
 
         flying = any(True for _ in self.open(QueueStatus.IN_FLIGHT))
-        self._ledger.settle(self.host, self.tally, none, patience)
+        self._ledger.settle(self.host, self.tally, none, patience, lasting)
         self._tasks.settle(self.host, self.tally, lambda about: about == self.mirror.subject and not flying, patience)
 
     # -- submitting ------------------------------------------------------------------------------------------------
@@ -404,6 +402,13 @@ def record(
     report: str | None = None,
 ) -> None:
     """Write down what became of every file of a task that is over."""
+    other = [each.there for each, outcome in found if task.deed is Deed.PROVE and outcome.arrived is Arrived.YES]
+    if other:  # told first: once it is written down nobody learns it again
+        text = f"{len(other)} files that had arrived, such as '{other[0]}', were not the same at both ends any more, or gone"
+        text += (
+            " from the destination. Nothing is lost here: they are put back and sent again; find out what changed them"
+        )
+        notices.trouble(host, tally, f"route {task.route.name}", DIFFER, text, at_once=True)
     with writing("route: learnt"):
         if not _close(host, task, status, reason, report):
             return
@@ -418,13 +423,6 @@ def record(
         for each, outcome in failed:
             tally.problem(f"'{each.there}' did not arrive: {outcome.why}")
         tally.done += len(found) - len(failed)
-    other = [each.there for each, outcome in found if task.deed is Deed.PROVE and outcome.arrived is Arrived.YES]
-    if other:
-        text = f"{len(other)} files that had arrived, such as '{other[0]}', were not the same at both ends any more, or gone"
-        text += (
-            " from the destination. Nothing is lost here: they are put back and sent again; find out what changed them"
-        )
-        notices.trouble(host, tally, f"route {task.route.name}", DIFFER, text, at_once=True)
 
 
 def _arrivals(host: Host, task: RouteTask, found: list[tuple[Load, ItemOutcome]]) -> None:
@@ -435,6 +433,8 @@ def _arrivals(host: Host, task: RouteTask, found: list[tuple[Load, ItemOutcome]]
     good = [each.id for each, outcome in found if outcome.arrived in there]
     known: dict[str, Any] = {"arrived_time": now, "attempts": 0, "not_before": None, "reason": None, "doubt": False}
     RouteFile.update(status=MirrorStatus.SENT, **known).where(mine, among(RouteFile.id, good)).execute()
+    arrived = [each.there for each, outcome in found if outcome.arrived in there]
+    replacing.replaced(task.dst_id, task.dst_dir, arrived)
     why: dict[tuple[str, bool, bool], list[int]] = {}
     for each, outcome in found:
         if outcome.arrived not in there:

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
-from unicodedata import normalize
 
 from libtool.archive.hands import Budget, Host
+from libtool.archive.replacing import spelled
 from libtool.archive.routes import Mirror, belongs, chosen
 from libtool.errors import DirectoryUnreadable
 from libtool.models.base import raw_rows
@@ -50,19 +50,14 @@ def eligible(host: Host, mirror: Mirror, budget: Budget, alike: list[str] | None
             yield found
 
 
-def _spelled(name: str) -> str:
-    """A name as a destination may understand it that does not tell all of them apart."""
-    return normalize("NFC", normalize("NFC", name).casefold())
-
-
 def _twins(mirror: Mirror) -> set[str]:
     """The directories of the source that such a destination takes for one."""
     paths = [
         path
         for (path,) in raw_rows(RouteDirectory.select(RouteDirectory.path).where(RouteDirectory.route == mirror.row.id))
     ]
-    count = Counter(map(_spelled, paths))
-    return {path for path in paths if count[_spelled(path)] > 1}
+    count = Counter(map(spelled, paths))
+    return {path for path in paths if count[spelled(path)] > 1}
 
 
 def _due(host: Host, mirror: Mirror) -> Any:
@@ -82,14 +77,14 @@ def _in(host: Host, mirror: Mirror, id: int, directory: str, alike: list[str]) -
     found: list[Going] = []
     count: Counter[str] = Counter()
     for portion in mirror.tree.list(directory):
-        count.update(_spelled(seen.name) for seen in portion.files)
+        count.update(spelled(seen.name) for seen in portion.files)
         for seen in portion.files:
             row = rows.get(seen.name)
             same = row is not None and seen[1:] == (row.size, row.mtime, row.inode, row.ctime)
             if same and belongs(mirror.ours, prefix + seen.name):
                 found.append((row, prefix + seen.name))
-    alike += [path for row, path in found if count[_spelled(row.name)] > 1]
-    found = [(row, path) for row, path in found if count[_spelled(row.name)] == 1]
+    alike += [path for row, path in found if count[spelled(row.name)] > 1]
+    found = [(row, path) for row, path in found if count[spelled(row.name)] == 1]
     for name, other in host.settings.routes.items():
         if found and name != mirror.row.name and other.overlaps(mirror.wanted):
             found = _not_awaited(name, other, mirror, directory, found)

@@ -16,13 +16,15 @@ from libtool.archive.looking import Look, shorten
 from libtool.archive.replacing import Again
 from libtool.archive.routes import Mirror
 from libtool.models.base import among, raw_rows, writing
-from libtool.models.tables import RouteDirectory, RouteFile, RouteRemoval, RouteTask, clearing, open_tasks
+from libtool.models.tables import RouteDirectory, RouteFile, RouteTask, open_tasks
 from libtool.names import shown
 from libtool.states import Deed, MirrorStatus, QueueStatus
 
 DEEDS = (Deed.SEND, Deed.COMPARE)
 #: After so many failed attempts a file is told of as one that will not go.
 WILL_NOT_GO = 3
+#: Files that are looked up at once.
+PORTION = 2000
 
 
 def transfer(host: Host, mirror: Mirror, budget: Budget, tally: Tally) -> None:
@@ -32,7 +34,7 @@ def transfer(host: Host, mirror: Mirror, budget: Budget, tally: Tally) -> None:
     errands.redirect()
     errands.ship(budget)  # what an earlier run began
     looked = Look(host, mirror)
-    again = Again(set())
+    again = Again()
     if not errands.closed and errands.guarded(lambda: looked.go(budget)):
         _send(mirror, budget, errands, again)
     errands.settle()
@@ -50,47 +52,46 @@ def _send(mirror: Mirror, budget: Budget, errands: Errands, again: Again) -> Non
         (Deed.COMPARE, still & tried, part(RouteFile.select().where(still, tried).count(), most)),
     )
     for deed, stable, count in kinds:
-        while budget.left and errands.smooth and errands.slots > 0:
-            if not _form(mirror, errands, deed, stable, count, again):
-                break
+        for ids in _ready(mirror, stable, count, again):
+            if not budget.left or not errands.smooth or errands.slots <= 0:
+                return
+            _form(errands, deed, stable, ids)
             errands.ship(budget)
-        else:
-            return
     again.complete = True
 
 
-def _form(mirror: Mirror, errands: Errands, deed: Deed, stable: Expression, most: int, again: Again) -> bool:
-    """Make one task of so many of these files, which kept still; whether there were any."""
-    ids = _ready(mirror, stable, most, again)
-    if ids:
-        with writing("route: task"):
-            task = errands.make(deed, len(ids), 0)
-            taken = RouteFile.update(status=MirrorStatus.SENDING, task=task.id).where(stable, among(RouteFile.id, ids))
-            taken.execute()
-            mine = RouteFile.select(fn.COUNT(RouteFile.id), fn.SUM(RouteFile.size)).where(RouteFile.task == task.id)
-            count, size = next(iter(raw_rows(mine)))
-            RouteTask.update(files=count, size=int(size or 0)).where(RouteTask.id == task.id).execute()
-    return bool(ids)
+def _form(errands: Errands, deed: Deed, stable: Expression, ids: list[int]) -> None:
+    """Make one task of these files, if they still keep still."""
+    with writing("route: task"):
+        task = errands.make(deed, len(ids), 0)
+        taken = RouteFile.update(status=MirrorStatus.SENDING, task=task.id).where(stable, among(RouteFile.id, ids))
+        taken.execute()
+        mine = RouteFile.select(fn.COUNT(RouteFile.id), fn.SUM(RouteFile.size)).where(RouteFile.task == task.id)
+        count, size = next(iter(raw_rows(mine)))
+        RouteTask.update(files=count, size=int(size or 0)).where(RouteTask.id == task.id).execute()
 
 
-def _ready(mirror: Mirror, stable: Expression, most: int, again: Again) -> list[int]:
-    """The first of these files, but for those whose former content still lies aside: what the destination has under
-    their names is its only proof until it is removed, and it would replace them when it comes back. Once it is removed,
-    what the destination has may be its only copy."""
-    removal, ready, after = RouteRemoval, list[int](), 0
-    open_ones = (removal.route == mirror.row.id) & clearing()
-    while len(ready) < most:
-        query = RouteFile.select(RouteFile.id, RouteDirectory.path, RouteFile.name).join(RouteDirectory)
-        rows = list(raw_rows(query.where(stable, RouteFile.id > after).order_by(RouteFile.id).limit(replacing.PORTION)))
-        if not rows:
-            break
+def _ready(mirror: Mirror, stable: Expression, most: int, again: Again) -> Iterator[list[int]]:
+    """These files in portions for a task each, but for those whose former content still lies aside: what the destination
+    has under their names is its only proof until it is removed, and it would replace them when it comes back. Once it is
+    removed, what the destination has may be its only copy."""
+    ready, after = list[int](), 0
+    query = RouteFile.select(RouteFile.id, RouteDirectory.path, RouteFile.name).join(RouteDirectory)
+    while True:
+        rows = raw_rows(query.where(stable, RouteFile.id > after).order_by(RouteFile.id).limit(PORTION))
         paths = {id: f"{directory}/{name}".lstrip("/") for id, directory, name in rows}
-        known = removal.select(removal.path).where(open_ones, among(removal.path, paths.values()))
-        aside, held = {path for (path,) in raw_rows(known)}, replacing.held(mirror, paths.values())
-        again.paths |= held - aside
+        if not paths:
+            break
+        aside = replacing.aside(mirror, paths.values())
+        held = replacing.held(mirror, [path for path in paths.values() if path not in aside])
+        again.add(held)
         ready += [id for id, path in paths.items() if path not in aside and path not in held]
         after = max(paths)
-    return ready[:most]
+        while len(ready) >= most:
+            yield ready[:most]
+            del ready[:most]
+    if ready:
+        yield ready
 
 
 def _tell(host: Host, mirror: Mirror, look: Look, tally: Tally) -> None:

@@ -5,7 +5,7 @@ What is told is put into the outbox, too, where mail is configured, in the trans
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 
 from libtool.archive.hands import Host, Tally
@@ -137,8 +137,10 @@ class Ledger:
         tally: Tally,
         gone: Callable[[str], bool],
         patience: Callable[[str], float] = lambda subject: 0.0,
+        lasting: Collection[str] = (),
     ) -> None:
-        """Tell what is new and what is over. What the sibling of this ledger has told already is not told again."""
+        """Tell what is new and what is over, but for the words in ``lasting``, of which this run found out nothing. What the
+        sibling of this ledger has told already is not told again."""
         for (subject, word), (text, count, at_once) in self._found.items():
             if self._sibling and recent(host, subject, self._sibling + word, told=True):
                 continue
@@ -146,7 +148,7 @@ class Ledger:
             trouble(host, tally, subject, self._mark + word, text + more, at_once=at_once)
         for fault in standing():
             word = fault.kind.removeprefix(self._mark)
-            if word == fault.kind or (fault.subject, word) in self._found:
+            if word == fault.kind or word in lasting or (fault.subject, word) in self._found:
                 continue
             silent = (host.now() - fault.last_time).total_seconds()
             if gone(fault.subject) or (fault.subject in self._well and silent >= patience(fault.subject)):

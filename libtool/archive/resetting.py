@@ -16,7 +16,6 @@ from libtool.models.tables import (
     RouteTask,
     clearing,
     open_tasks,
-    removed,
 )
 from libtool.states import MirrorStatus, QueueStatus
 
@@ -32,7 +31,6 @@ class State:
     files: int = 0
     arrived: int = 0
     tasks: int = 0
-    removed: int = 0
     aside: int = 0
 
 
@@ -43,10 +41,9 @@ def state(name: str) -> State:
         return State(False)
     mine = RouteFile.select().where(RouteFile.route == row.id)
     tasks = RouteTask.select().where(RouteTask.route == row.id, open_tasks(), RouteTask.status > QueueStatus.QUEUED)
-    gone = RouteRemoval.select().where(RouteRemoval.route == row.id, removed())
     sent = mine.where(RouteFile.status == MirrorStatus.SENT)
     aside = RouteRemoval.select().where(RouteRemoval.route == row.id, clearing())
-    return State(True, mine.count(), sent.count(), tasks.count(), gone.count(), aside.count())
+    return State(True, mine.count(), sent.count(), tasks.count(), aside.count())
 
 
 def reset(host: Host, name: str) -> None:

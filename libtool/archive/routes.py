@@ -71,7 +71,10 @@ def tell_former(host: Host, tally: Tally) -> None:
         text += f" back with 'libtool delete --put-back {name}'"
         notices.trouble(host, tally, f"route {name}", "former", text, at_once=True)
     for fault in notices.standing():
-        if fault.kind == "former" and fault.subject.removeprefix("route ") not in lost:
+        name = fault.subject.removeprefix("route ")
+        if (fault.kind == "former" and name not in lost) or (
+            fault.kind == "moved" and name not in host.settings.routes
+        ):
             notices.over(host, tally, fault.subject, fault.kind)
 
 

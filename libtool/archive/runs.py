@@ -90,12 +90,15 @@ def prune(host: Host) -> None:
     if items:
         with writing("prune"):
             SendQueue.delete().where(among(SendQueue.id, items)).execute()
-    # What was removed stays on record: it says what the destination may have the only copy of.
-    back = (RouteRemoval.status == SQL("7")) & (RouteRemoval.end_time < before)
-    has = RouteFile.select(SQL("1")).where(RouteFile.task == RouteTask.id)
-    over = (RouteTask.status >= SQL("3")) & (RouteTask.end_time < before) & ~fn.EXISTS(has)
-    for ended, which in ((RouteRemoval, back), (RouteTask, over)):
-        ids = [row.id for row in ended.select(ended.id).where(which).limit(PRUNE)]
+    for ended, used in (
+        (RouteRemoval, None),
+        (RouteTask, RouteFile.select(SQL("1")).where(RouteFile.task == RouteTask.id)),
+    ):
+        over = (ended.status >= SQL("6" if used is None else "3")) & (ended.end_time < before)
+        ids = [
+            row.id
+            for row in ended.select(ended.id).where(over if used is None else over & ~fn.EXISTS(used)).limit(PRUNE)
+        ]
         if ids:
             with writing("prune"):
                 ended.delete().where(among(ended.id, ids)).execute()

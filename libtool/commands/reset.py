@@ -25,9 +25,6 @@ def reset(frame: Frame, route: str, yes: bool, dry_run: bool) -> int:
             f"{name}: {found.files} files are known, {found.arrived} of them as arrived; {found.aside} are set aside;"
             f" {found.tasks} tasks are under way"
         )
-        if found.removed:
-            line = f"{name}: {found.removed} files were removed here after they had arrived; once that is forgotten, new files"
-            print(f"{line} of their names replace their copies")
         if dry_run or not found.any:
             return 0
         if not yes:

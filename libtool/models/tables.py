@@ -362,6 +362,19 @@ class RouteRemoval(Record):
     end_time = TimeField(null=True)
 
 
+class RouteCopy(Record):
+    """A file at a destination of which the original was removed at a route's source: it may be the only one. It is known
+    longer than the route."""
+
+    id = BigAutoField()
+    dst_id = TextField()
+    path = NameField()  #: absolute, as a destination may understand it that does not tell all names apart
+    create_time = TimeField()
+
+    class Meta:
+        indexes = ((("dst_id", "path"), True),)
+
+
 TABLES = [
     User,
     Store,
@@ -382,6 +395,7 @@ TABLES = [
     RouteTask,
     RouteFile,
     RouteRemoval,
+    RouteCopy,
 ]
 
 
@@ -408,11 +422,6 @@ def unfinished() -> Expression:
 def clearing() -> Expression:
     """The condition that a route's removal is not over."""
     return RouteRemoval.status < SQL("6")
-
-
-def removed() -> Expression:
-    """The condition that a route's file was removed, so that the destination's copy may be the only one."""
-    return RouteRemoval.status == SQL("6")
 
 
 def open_tasks() -> Expression:
@@ -486,14 +495,10 @@ RouteDirectory.add_index(
         name="routedirectory_emptied",
     )
 )
-# Removals that are not over, and those that came to nothing.
+# Removals that are not over, and those that are.
 RouteRemoval.add_index(
     RouteRemoval.index(RouteRemoval.route, RouteRemoval.id, where=clearing(), name="routeremoval_open")
 )
 RouteRemoval.add_index(
-    RouteRemoval.index(RouteRemoval.end_time, where=RouteRemoval.status == SQL("7"), name="routeremoval_returned")
-)
-# What was removed under a name that is used again.
-RouteRemoval.add_index(
-    RouteRemoval.index(RouteRemoval.route, RouteRemoval.path, where=removed(), name="routeremoval_removed")
+    RouteRemoval.index(RouteRemoval.end_time, where=RouteRemoval.status >= SQL("6"), name="routeremoval_ended")
 )

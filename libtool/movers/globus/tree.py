@@ -80,7 +80,7 @@ class CollectionTree(Tree):
                 self._check_root()
                 return Gone(path)
             return CarrierUnknown(
-                carrier=KIND, why=f"the collection shows no directory {self.path('')}", everywhere=False
+                carrier=KIND, why=f"the collection shows no directory {self.path('')}", everywhere=False, absent=True
             )
         if not path:
             return CarrierUnknown(carrier=KIND, why=why, everywhere=False) if isinstance(trouble, Definite) else trouble
