@@ -675,7 +675,7 @@ class WithStock(Clone):
         """One task of the stock librarian: what it does not catch ends it, and only it."""
 
         def guarded() -> None:
-            with suppress(StockCrash, StockHTTPError, StockTimeout, KeyError, TypeError, IndexError):
+            with suppress(StockCrash, StockHTTPError, StockTimeout, KeyError, TypeError, IndexError, AttributeError):
                 deed()
 
         self.step(guarded)

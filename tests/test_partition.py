@@ -73,7 +73,8 @@ def wrongs(clone: Clone, case: Case, base: Case) -> list[str]:
         found.append("rescued: the ordinary tasks did not bring it to its end")
     days = 1 + case.spent.days
     found += [f"printed {n} times: {it}" for it, n in lines.items() if ": librarian " in it and n > days * len(case.upsets)]
-    own = [it for it in case.upsets if it.asked == "a" and not it.kind.startswith("late, weeks")]
+    # What a stock librarian takes for a yes it does not ask again.
+    own = [it for it in case.upsets if it.asked == "a" and not it.kind.startswith(("late, weeks", "200 {} "))]
     if isinstance(clone, FromStock) and own and case.rescued and len(own) == len(case.upsets):
         found.append("rescued by the stock librarian's hypervisor")
     return found

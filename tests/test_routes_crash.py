@@ -158,7 +158,9 @@ def test_ended_at_every_seam(
             continue
         found = bench.state()
         bad += [f"{said()}: {key}: {found[key]} instead of {expected[key]}" for key in expected if found[key] != expected[key]]
-        if bench.sends() != sends:
+        # Ended twice in bringing a file back, it may be sent anew where it would be compared; all else is one task a batch.
+        again = {file for files in bench.sends() for file in files} == {file for files in sends for file in files}
+        if bench.sends() != sends and not (second and again):
             bad.append(f"{said()}: {bench.sends()} instead of {sends}")
     with capsys.disabled():
         print(
@@ -262,7 +264,10 @@ class Liar:
         answer = self._true(front, request, about)
         for method, url, alter in self.change:
             if answer is not None and request.method == method and re.search(url, request.url) and answer.status < 300:
-                content = json.loads(answer.body)
+                try:
+                    content = json.loads(answer.body)
+                except ValueError:  # another trouble cut it off
+                    continue
                 before = json.dumps(content)
                 alter(content)
                 if json.dumps(content) != before:
@@ -296,7 +301,7 @@ class Trouble:
         for fault in self.faults:
             fault.end()
         self.liar.end()
-        for deed in self.undo:
+        for deed in reversed(self.undo):  # the same may have been set twice
             deed()
         self.each, self.undo, self.faults = [], [], []
         return used
