@@ -17,7 +17,7 @@ from libtool.archive import attempts, notices
 from libtool.archive.hands import Host, Tally
 from libtool.errors import CarrierBarred, CarrierBusy, CarrierUnknown
 from libtool.models.base import among, raw_rows, writing
-from libtool.models.tables import File, Librarian, OutgoingTransfer, Retry, SendQueue, live, waiting
+from libtool.models.tables import File, Librarian, OutgoingTransfer, Retry, RouteTask, SendQueue, live, waiting
 from libtool.models.tables import Store as StoreRow
 from libtool.movers.base import Item
 from libtool.states import FileKind, Owed, QueueStatus, TransferStatus
@@ -247,27 +247,27 @@ def tasks(limit: int) -> list[dict[str, Any]]:
     """The items that wait or are under way, then those that ended last: one row each with what the carrier measured."""
     rows = SendQueue.select(SendQueue, Librarian).join(Librarian)
     open_first = rows.order_by((SendQueue.status >= QueueStatus.COMPLETED), SendQueue.id.desc()).limit(limit)
-    found = []
-    for row in open_first:
-        report = json.loads(row.report) if row.report else {}
-        ticket = json.loads(row.ticket) if row.ticket else {}
-        found.append(
-            {
-                "item": row.id,
-                "destination": row.destination.name,
-                "carrier": row.mover,
-                "status": row.status.name,
-                "files": row.files,
-                "bytes": row.size,
-                "submitted": show_time(row.submit_time),
-                "ended": show_time(row.end_time),
-                "task": report.get("task") or ticket.get("task"),
-                "faults": report.get("faults"),
-                "rate": report.get("rate"),
-                "reason": row.reason,
-            }
-        )
-    return found
+    return [task(row, row.destination.name, row.mover) for row in open_first]
+
+
+def task(row: SendQueue | RouteTask, destination: str, carrier: str) -> dict[str, Any]:
+    """One item or task in words; sizes in bytes, the rate in bytes per second."""
+    report = json.loads(row.report) if row.report else {}
+    ticket = json.loads(row.ticket) if row.ticket else {}
+    return {
+        "item": row.id,
+        "destination": destination,
+        "carrier": carrier,
+        "status": row.status.name,
+        "files": row.files,
+        "bytes": row.size,
+        "submitted": show_time(row.submit_time),
+        "ended": show_time(row.end_time),
+        "task": report.get("task") or ticket.get("task"),
+        "faults": report.get("faults"),
+        "rate": report.get("rate"),
+        "reason": row.reason,
+    }
 
 
 def held(limit: int) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from peewee import SQL, fn
 
 from libtool import names
-from libtool.archive import notices, resetting
+from libtool.archive import notices, queue, resetting
 from libtool.archive.hands import Host, Tally
 from libtool.errors import RouteMoved, UnknownRoute
 from libtool.models.base import raw_rows, writing
@@ -220,28 +219,8 @@ def shown(host: Host) -> list[dict[str, Any]]:
 
 def tasks(limit: int) -> list[dict[str, Any]]:
     """The tasks of routes in the words of the send queue's: those that wait or are under way, then those that ended last."""
-    rows = RouteTask.select(RouteTask, Route).join(Route)
-    found = []
-    for row in rows.order_by(~open_tasks(), RouteTask.id.desc()).limit(limit):
-        report = json.loads(row.report) if row.report else {}
-        ticket = json.loads(row.ticket) if row.ticket else {}
-        found.append(
-            {
-                "item": row.id,
-                "destination": f"route {row.route.name}: {row.deed.name.lower()}",
-                "carrier": "globus",
-                "status": row.status.name,
-                "files": row.files,
-                "bytes": row.size,
-                "submitted": show_time(row.submit_time),
-                "ended": show_time(row.end_time),
-                "task": report.get("task") or ticket.get("task"),
-                "faults": report.get("faults"),
-                "rate": report.get("rate"),
-                "reason": row.reason,
-            }
-        )
-    return found
+    rows = RouteTask.select(RouteTask, Route).join(Route).order_by(~open_tasks(), RouteTask.id.desc()).limit(limit)
+    return [queue.task(row, f"route {row.route.name}: {row.deed.name.lower()}", "globus") for row in rows]
 
 
 def _by_status(table: type[RouteFile] | type[RouteRemoval], route: int) -> Any:
