@@ -1508,8 +1508,11 @@ def test_what_lies_aside_keeps_the_other_routes_of_its_source_from_replacing_it(
     routed.run(None, "delete", "deep")
     assert not (routed.source / "d/log").exists()
     put(routed.source / "d/log", b"the second night")
-    for _ in range(6):
-        routed.round(("transfer", "out"), ("delete", "deep"))
+    routed.tick()
+    for command in ("transfer", "delete", "transfer", "delete"):  # seen; compared; not sent over it; removed
+        routed.run(None, command, "out" if command == "transfer" else "deep")
+        routed.globus.work()
+        routed.tick()
     for _ in range(6):
         routed.round()
     assert b"the first night" in files(routed.target).values()
