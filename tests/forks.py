@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 #: Stands in for the new process: hands over what it was given, ends like the process that was forked, and with it.
 CLIENT = """
@@ -76,6 +76,9 @@ def serve(address: str) -> None:
                 if key.fileobj is listener:
                     connection = listener.accept()[0]
                     child = fork(connection)
+                    if not child:  # who asked was ended before it had
+                        connection.close()
+                        continue
                     ended = os.pidfd_open(child)
                     connections[connection.fileno()] = connection
                     children[connection.fileno()] = child, ended
@@ -90,19 +93,23 @@ def serve(address: str) -> None:
                         os.kill(child, signal.SIGKILL)
                     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
                     os.close(ended)
-                    with connection:
+                    with connection, suppress(OSError):  # who asked may be gone, too
                         if key.fd == ended:
                             connection.send(bytes([code & 255]))
 
 
 def fork(connection: socket.socket) -> int:
-    """Start a process for what comes over a connection."""
+    """Start a process for what comes over a connection; 0 when that is not whole."""
     head, streams, _, _ = socket.recv_fds(connection, 4, 3)
     length = int.from_bytes(head, "big")
     parts: list[bytes] = []
-    while length:
-        parts.append(connection.recv(length))
-        length -= len(parts[-1])
+    while length and (part := connection.recv(length)):
+        parts.append(part)
+        length -= len(part)
+    if length or len(streams) != 3:
+        for each in streams:
+            os.close(each)
+        return 0
     directory, *environment = b"".join(parts).split(b"\0")
     child = os.fork()
     if child:
