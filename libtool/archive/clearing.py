@@ -192,8 +192,8 @@ class Clearing:
             self.tally.postponed += len(rows)
 
     def _known_again(self, rows: Sequence[RouteRemoval], status: MirrorStatus) -> None:
-        """Files that are in their places again are known again: as they were sent, or in doubt, so that both ends are
-        compared."""
+        """Files that are, or are about to be, in their places again are known again: as they were sent, or in doubt, so
+        that both ends are compared."""
         above = sorted({row.path.rpartition("/")[0] for row in rows})
         query = RouteDirectory.select(RouteDirectory.path, RouteDirectory.id)
         ids = dict(raw_rows(query.where(RouteDirectory.route == self._row.id, among(RouteDirectory.path, above))))
@@ -211,6 +211,19 @@ class Clearing:
         columns = ["route_id", "directory_id", "name", "size", "mtime", "inode", "ctime", "status", "doubt"]
         with writing("known again"):
             insert_rows(RouteFile, [*columns, "seen_time", "attempts", "task_id", "arrived_time"], values, known=True)
+            self._doubted(values)
+
+    def _doubted(self, values: Sequence[tuple[Any, ...]]) -> None:
+        """A look may have met some of these meanwhile, and taken them for new: they are to be compared all the same."""
+        t, wanted = RouteFile, {value[1:5] for value in values}
+        met = t.select(t.id, t.directory, t.name, t.size, t.mtime).where(
+            t.status < MirrorStatus.SENDING,
+            ~t.doubt,
+            among(t.directory, [value[1] for value in values]),
+            among(t.name, [value[2] for value in values]),
+        )
+        ids = [id for id, *key in raw_rows(met) if tuple(key) in wanted]
+        t.update(doubt=True).where(among(t.id, ids), t.status < MirrorStatus.SENDING).execute()
 
     def _differ(self, rows: Iterable[RouteRemoval], why: str = "it changed since it was sent") -> None:
         """These are not what was sent: they go back to where they were."""
@@ -219,7 +232,9 @@ class Clearing:
         self._bring_back(rows)
 
     def _bring_back(self, rows: Sequence[RouteRemoval]) -> None:
-        """Move files back to where they were; they count as new there."""
+        """Move files back to where they were. They are known there before, since a look that met one first would have it
+        sent anew; it forgets those that are not there."""
+        self._known_again(rows, MirrorStatus.SEEN)
         back: list[RouteRemoval] = []
         lost: list[RouteRemoval] = []
         kept: list[RouteRemoval] = []
@@ -231,7 +246,6 @@ class Clearing:
                 self.errands.note("unmovable", trouble.text)
                 continue
             {Way.MOVED: back, Way.MISSING: lost, Way.OCCUPIED: kept}[way].append(row)
-        self._known_again(back, MirrorStatus.SEEN)
         self._change(back, ClearingStatus.RETURNED)
         self._change(lost, ClearingStatus.RETURNED, reason="it was in neither place any more")
         for row in back:
