@@ -21,8 +21,10 @@ from typing import Any
 import pytest
 
 from libtool.archive import clearing as clearing_module
+from libtool.archive import emptying
 from libtool.archive import errands as errands_module
 from libtool.archive.hands import Budget
+from libtool.archive.routes import Mirror
 from libtool.archive.shipping import Slots
 from libtool.commands.tasks import frame
 from libtool.errors import DirectoryUnreadable
@@ -640,6 +642,28 @@ def test_a_directory_that_may_not_be_removed_keeps_nothing_else_from_leaving(loc
     for _ in range(4):
         local.round(("delete",))
     assert not files(local.source) and {each.name for each in local.source.iterdir()} == {"stuck", ASIDE}
+
+
+def test_an_empty_directory_that_cannot_come_back_is_told(top: Path, globus: GlobusService, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who is in it writes a file while it is set aside, and somebody else makes it anew."""
+    routed = Routed(top, globus, "collection")
+    put(routed.source / "d/file")
+    routed.sent()
+    real = emptying._empty
+
+    def empty(mirror: Mirror, directory: str) -> bool | None:
+        if directory.startswith(f"{ASIDE}/empty-") and directory.endswith("/d2") and not (routed.source / directory / "late").exists():
+            put(routed.source / directory / "late", b"late")
+            put(routed.source / "d/anew", b"anew")
+        return real(mirror, directory)
+
+    monkeypatch.setattr(emptying, "_empty", empty)
+    told = "".join(each.err for _ in range(12) for each in routed.round(("delete",)))
+    (late,) = routed.source.glob(f"{ASIDE}/*/*/late")
+    assert late.read_bytes() == b"late" and told.count(f"its content lies at {late.parent}; move one of the two away") == 1
+    (routed.source / "d").rename(routed.source / "e")
+    routed.round(("delete",))
+    assert (routed.source / "d/late").read_bytes() == b"late" and not routed.troubles()
 
 
 def test_a_directory_that_is_gone_while_a_task_has_a_file_of_it_is_left_behind(local: Routed, globus: GlobusService) -> None:
@@ -1318,6 +1342,34 @@ def test_tasks_of_routes_are_shown(routed: Routed) -> None:
     rows = json.loads(routed.run(0, "status", "--tasks", "-F", "json").out)
     assert {"route out: send", "route out: prove"} <= {row["destination"] for row in rows} and all(row["task"] for row in rows)
     assert routed.globus.tasks[0].task_id in {row["task"] for row in rows}
+
+
+def test_what_waits_of_routes_is_shown_with_the_reason(routed: Routed, globus: GlobusService) -> None:
+    put(routed.source / "d/log", b"the first night")
+    routed.sent().gone()
+    put(routed.source / "d/log", b"the second night")
+    put(routed.source / "fails")
+    put(routed.source / "bad")
+    globus.fault("skip", path="*/fails", code="PERMISSION_DENIED", count=None)
+    for _ in range(3):
+        routed.round(("transfer",))
+    (routed.target / "bad").write_bytes(b"damaged")
+    routed.run(None, "delete")
+    put(routed.source / "bad", b"another")
+    for _ in range(3):
+        routed.round(("delete",))
+    routed.run(None, "transfer")
+    routed.tick()
+    put(routed.source / "fresh")
+    routed.run(None, "transfer")  # learns of the failure
+    rows = json.loads(routed.run(0, "status", "--waiting", "-F", "json").out)
+    found = {row["name"]: row for row in rows}
+    assert {row["destination"] for row in rows} == {"route out"} and len(rows) == len(found) + 1  # "bad" twice
+    assert rows[0]["name"] == "fails" and rows[0]["attempts"] > 0 and rows[0]["next"].startswith("20")
+    assert rows[1]["name"] == "bad" and rows[1]["reason"].startswith("is brought back: ")
+    assert "only copy" in found["d/log"]["reason"] and "one more look" in found["fresh"]["reason"]
+    assert "a former file of its name lies aside" in found["bad"]["reason"]
+    assert len(json.loads(routed.run(0, "status", "--waiting", "--max-results", "2", "-F", "json").out)) == 2
 
 
 @pytest.mark.parametrize("names", [("a", "A"), ("d/x", "D/x"), ("caf\u00e9", "cafe\u0301")], ids=["case", "directories", "accents"])

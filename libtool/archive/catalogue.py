@@ -10,6 +10,7 @@ from peewee import SQL, fn
 
 from libtool.archive import notices, outbox, places, queue, routes, runs
 from libtool.archive.hands import Host, portions
+from libtool.archive.staying import staying
 from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import (
     Fault,
@@ -213,9 +214,9 @@ def status(host: Host) -> dict[str, Any]:
     }
 
 
-def waiting(limit: int) -> list[dict[str, Any]]:
+def waiting(host: Host, limit: int) -> list[dict[str, Any]]:
     """Files that did not get to a destination yet and why: parked ones first, then those that are tried again, then those
-    that wait for their place there."""
+    that wait for their place there, then those of routes."""
     rows = []
     later = Retry.select(Retry, File.name, Librarian.name).join(File).switch(Retry).join(Librarian)
     for row in later.order_by(Retry.not_before.is_null(False), Retry.not_before, Retry.id).limit(limit):
@@ -244,7 +245,9 @@ def waiting(limit: int) -> list[dict[str, Any]]:
                 "reason": row.reason or why,
             }
         )
-    return rows + queue.held(limit - len(rows)) if len(rows) < limit else rows
+    if len(rows) < limit:
+        rows += queue.held(limit - len(rows))
+    return rows + staying(host, limit - len(rows))
 
 
 def stuck(host: Host) -> int:

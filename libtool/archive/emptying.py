@@ -18,6 +18,7 @@ from libtool.archive.routes import Mirror
 from libtool.errors import DirectoryUnreadable
 from libtool.models.base import among, birth, raw_rows, writing
 from libtool.models.tables import RouteDirectory, RouteRemoval, RouteTask, clearing, open_tasks
+from libtool.names import shown
 from libtool.states import ClearingStatus, Deed
 from libtool.trees.base import ASIDE, Gone, Way
 
@@ -69,7 +70,7 @@ def _directories(mirror: Mirror, errands: Errands, budget: Budget) -> None:
                     empty = _empty(mirror, path)
                     gone = empty is None or (empty and mirror.tree.remove_empty(path))
                     again = _settled(mirror, id, path, parent, gone=gone) or again
-                elif (found := _put_away(mirror, id, path, place, parent)) is not None:
+                elif (found := _put_away(mirror, errands, id, path, place, parent)) is not None:
                     paths.append(found)
             except DirectoryUnreadable as trouble:  # one that may not be removed keeps nothing else from going on
                 errands.note("unremovable", trouble.text)
@@ -106,7 +107,9 @@ def _mark(id: int, **known: Any) -> None:
         RouteDirectory.update(**known).where(RouteDirectory.id == id).execute()
 
 
-def _put_away(mirror: Mirror, id: int, path: str, place: str | None, parent: int | None) -> str | None:
+def _put_away(
+    mirror: Mirror, errands: Errands, id: int, path: str, place: str | None, parent: int | None
+) -> str | None:
     """Set an empty directory behind a collection aside; the path there, when it is empty there, too."""
     name = f"d{id}"
     if place is None or _empty(mirror, f"{ASIDE}/{place}/{name}") is None:
@@ -127,6 +130,12 @@ def _put_away(mirror: Mirror, id: int, path: str, place: str | None, parent: int
         return aside
     if mirror.tree.bring_back(place, name, path) is not Way.OCCUPIED:
         _settled(mirror, id, path, parent, gone=False)
+    else:
+        text = (
+            f"'{shown(path)}' was set aside as an empty directory, something was put into it meanwhile, and something"
+        )
+        text += f" else lies in its place: its content lies at {mirror.tree.path(aside)}; move one of the two away"
+        errands.note("occupied", text, at_once=True)
     return None
 
 

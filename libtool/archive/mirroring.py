@@ -82,8 +82,8 @@ def _ready(mirror: Mirror, stable: Expression, most: int, again: Again) -> Itera
         paths = {id: f"{directory}/{name}".lstrip("/") for id, directory, name in rows}
         if not paths:
             break
-        aside = replacing.aside(mirror, paths.values())
-        held = replacing.held(mirror, [path for path in paths.values() if path not in aside])
+        aside = replacing.aside(mirror.row, paths.values())
+        held = replacing.held(mirror.wanted, [path for path in paths.values() if path not in aside])
         again.add(held)
         ready += [id for id, path in paths.items() if path not in aside and path not in held]
         after = max(paths)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from unicodedata import normalize
 
 from libtool.archive import notices
@@ -28,9 +29,8 @@ def _at(directory: str, path: str) -> str:
     return spelled(f"{directory.rstrip('/')}/{path}")
 
 
-def held(mirror: Mirror, paths: Collection[str]) -> set[str]:
+def held(wanted: Any, paths: Collection[str]) -> set[str]:
     """Those of these paths under which the destination may have the only copy of something else."""
-    wanted = mirror.wanted
     if wanted.replace_removed:
         return set()
     t, places = RouteCopy, {path: _at(wanted.dst_dir, path) for path in paths}
@@ -39,10 +39,10 @@ def held(mirror: Mirror, paths: Collection[str]) -> set[str]:
     return {path for path, place in places.items() if place in there}
 
 
-def aside(mirror: Mirror, paths: Collection[str]) -> set[str]:
+def aside(row: Route, paths: Collection[str]) -> set[str]:
     """Those of these paths of which a former file lies aside, whichever route of this source removes it."""
-    top, found = mirror.row.src_dir.rstrip("/") + "/", set()
-    for other in Route.select().where(Route.src_id == mirror.row.src_id):
+    top, found = row.src_dir.rstrip("/") + "/", set()
+    for other in Route.select().where(Route.src_id == row.src_id):
         theirs = other.src_dir.rstrip("/") + "/"
         inside = {(top + path)[len(theirs) :]: path for path in paths if (top + path).startswith(theirs)}
         if inside:

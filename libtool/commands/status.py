@@ -37,7 +37,7 @@ def status(frame: Frame, check: bool, waiting: bool, tasks: bool, max_results: i
         if try_mail:
             return _try_mail(frame, node)
         if waiting:
-            show(frame, catalogue.waiting(max_results), ["name", "destination", "attempts", "next", "reason"])
+            show(frame, catalogue.waiting(node, max_results), ["name", "destination", "attempts", "next", "reason"])
             return 0
         if tasks:
             rows = [*queue.tasks(max_results), *routes.tasks(max_results)]
