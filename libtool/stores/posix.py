@@ -11,17 +11,18 @@ import os
 import random
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import datetime
 
 from libtool import copying, digest, names
 from libtool.errors import FileChanged, FileUnreadable, StoreUnavailable
 from libtool.seams import seam
 from libtool.states import Condition, FileKind
+from libtool.stores.arriving import Arriving
 from libtool.stores.base import Arrival, Fate, Found, Outcome, Reading, Store
 from libtool.stores.marks import MARKER, Marks
+from libtool.stores.reading import compare, data_of, plain, straight
 
 #: Lies in the staging directory while somebody looks whether it can be seen from elsewhere.
 CHECK = ".libtool-check"
@@ -58,7 +59,6 @@ class PosixStore(Store):
         self.group_write = group_write
         self.own = own
         self.readonly = readonly
-        self._roads: dict[str, bool] = {}
         self._marks = Marks(name, owner)
 
     # -- the place as a whole ----------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class PosixStore(Store):
     def room(self, staged: int, promised: int) -> int:
         """The smaller of what both file systems have left, less what is promised on each."""
         at_staging = self._free(self.staging) - promised
-        if self._one_file_system() and not self.own:
+        if self.one_file_system() and not self.own:
             return max(0, at_staging)
         return max(0, min(at_staging, self._free(self.root) - promised - staged))
 
@@ -98,7 +98,8 @@ class PosixStore(Store):
         kept = found.f_blocks * found.f_frsize * (1 - self.full_fraction)
         return int(found.f_bavail * found.f_frsize - kept)
 
-    def _one_file_system(self) -> bool:
+    def one_file_system(self) -> bool:
+        """Whether renaming is enough to bring something from staging into the store."""
         return os.stat(self.staging).st_dev == os.stat(self.root).st_dev
 
     def name_room(self) -> int:
@@ -139,6 +140,10 @@ class PosixStore(Store):
         """``staging_path/<id>/NAME``."""
         return f"{self.staging}/{staging_id}/{name}"
 
+    def part_path(self, staging_id: str, name: str) -> str:
+        """Where an arrival is made whole when staging and store are different file systems."""
+        return f"{self.root}/{PARTS}/{staging_id}/{name}"
+
     def name_of(self, path: str) -> str | None:
         """What is behind ``store_path/``, also where another mount shows the store under a path of its own."""
         full, root = os.path.realpath(path), os.path.realpath(self.root)
@@ -159,7 +164,7 @@ class PosixStore(Store):
             seam("reserve: begin")
             for directory in sorted({os.path.dirname(name) for name in names} | {""}):
                 self._take_links_away(f"{staging_id}/{directory}".rstrip("/"))
-                copying.make_directories(f"{place}/{directory}".rstrip("/"), self._directory_mode, floor=self.staging)
+                copying.make_directories(f"{place}/{directory}".rstrip("/"), self.directory_mode, floor=self.staging)
             seam("reserve: done")
         except OSError as trouble:
             raise StoreUnavailable(store=self.name, why=f"{self.staging}: {trouble.strerror}") from trouble
@@ -180,23 +185,31 @@ class PosixStore(Store):
             raise StoreUnavailable(store=self.name, why=f"{self.staging}: {trouble.strerror}") from trouble
 
     @property
-    def _directory_mode(self) -> int | None:
+    def directory_mode(self) -> int | None:
         """The mode of directories that are made; None: as the umask says."""
         return 0o2775 if self.group_write else None
+
+    def permit(self, path: str) -> None:
+        """Apply ``readonly_after_commit`` and ``group_write_after_stage`` to a stored copy."""
+        inside = [os.path.join(path, here) for here, _ in copying.walk(path)] if os.path.isdir(path) else []
+        for each in [*inside, path]:
+            mode = stat.S_IMODE(os.lstat(each).st_mode)
+            wanted = mode & ~0o222 if self.readonly else mode | 0o060
+            if wanted != mode:
+                os.chmod(each, wanted)
 
     def discard(self, staging_id: str) -> None:
         """Remove the id's directory, and what was being copied from it."""
         seam("discard: begin")
         copying.remove_tree(f"{self.staging}/{staging_id}")
-        if os.path.isdir(parts := f"{self.root}/{PARTS}/{staging_id}"):
+        if os.path.isdir(parts := self.part_path(staging_id, "").rstrip("/")):
             copying.remove_tree(parts)
         seam("discard: done")
 
     def discard_one(self, staging_id: str, name: str) -> None:
         """Remove one leaf."""
         path = self.staging_path(staging_id, name)
-        self._roads.clear()
-        if self._honest(staging_id, name):
+        if straight(self.staging, path.rpartition("/")[0]):
             if os.path.isdir(path) and not os.path.islink(path):
                 copying.remove_tree(path)
             else:
@@ -208,159 +221,7 @@ class PosixStore(Store):
     def take_in(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         """Read, sync, place, sync; see the base class."""
         self.check()
-        self._roads.clear()
-        rename = not self.own and self._one_file_system()
-        ready: dict[int, str] = {}
-        outcomes = [self._judge(arrival, rename, n, ready) for n, arrival in enumerate(arrivals)]
-        placing = {n: path for n, path in ready.items() if outcomes[n].fate is Fate.STORED}
-        seam("take in: verified")
-        # What was placed before a crash, or lay here already, may not have reached the disk either.
-        here = {n: self.path(each.name) for n, each in enumerate(arrivals) if n not in ready}
-        here = {n: path for n, path in here.items() if outcomes[n].fate is Fate.STORED}
-        self._sync(path for n, at in (placing | here).items() for path in _data_of(at, outcomes[n].kind))
-        seam("take in: data synced")
-        changed = {directory for path in here.values() for directory in self._above(path)}
-        for n, path in placing.items():
-            outcomes[n] = self._place(arrivals[n], path, outcomes[n], changed)
-            seam("take in: placed one")
-        if self.readonly or self.group_write:
-            for n, outcome in enumerate(outcomes):
-                if outcome.fate is Fate.STORED:
-                    outcomes[n] = self._permissions(self.path(arrivals[n].name), outcome)
-        self._sync(sorted(changed))
-        seam("take in: directories synced")
-        return outcomes
-
-    def _above(self, path: str) -> list[str]:
-        """The directories that a stored copy lies in, up to the store's own."""
-        inside = path[len(self.root) + 1 :]
-        return [self.root, *(f"{self.root}/{directory}" for directory in names.above(inside))]
-
-    def _sync(self, paths: Iterable[str]) -> None:
-        """What a disk does not confirm says nothing about any one file."""
-        try:
-            copying.sync(paths)
-        except OSError as trouble:
-            raise StoreUnavailable(store=self.name, why=f"{trouble.strerror}") from trouble
-
-    def _part(self, arrival: Arrival) -> str:
-        return f"{self.root}/{PARTS}/{arrival.staging_id}/{arrival.name}"
-
-    def _honest(self, staging_id: str, name: str) -> bool:
-        """Whether no directory between the staging path and the name is a link that a sender put there."""
-        directory = self.staging_path(staging_id, name).rpartition("/")[0]
-        if directory not in self._roads:
-            straight = os.path.join(os.path.realpath(self.staging), directory[len(self.staging) + 1 :])
-            self._roads[directory] = os.path.realpath(directory) == straight
-        return self._roads[directory]
-
-    def _judge(self, arrival: Arrival, rename: bool, number: int, ready: dict[int, str]) -> Outcome:
-        """Read one arrival; STORED here means "may be placed" (then ``ready`` says from where), or "is in place"."""
-        staged = self.staging_path(arrival.staging_id, arrival.name)
-        try:
-            try:
-                found = os.lstat(staged)
-            except (FileNotFoundError, NotADirectoryError):
-                return self._judge_placed(arrival)
-            if not self._honest(arrival.staging_id, arrival.name):
-                return Outcome(Fate.WRONG, "its staging place leads elsewhere through a symbolic link")
-            kind, why = _plain(staged, found)
-            if why:
-                return Outcome(Fate.WRONG, why)
-            size = found.st_size if kind is FileKind.FILE else digest.size_of(staged)
-            if size != arrival.size:
-                return Outcome(Fate.WRONG, f"it has {size} bytes instead of {arrival.size}")
-            if not rename:
-                staged = self._copy_over(arrival, staged, kind)
-            ready[number] = staged
-            return _compare(staged, kind, arrival.checksum)
-        except (FileChanged, FileUnreadable) as trouble:
-            return Outcome(Fate.UNKNOWN, trouble.reason)
-        except OSError as trouble:
-            return Outcome(Fate.UNKNOWN, f"it cannot be read now: {trouble.strerror}")
-
-    def _judge_placed(self, arrival: Arrival) -> Outcome:
-        """Nothing is staged: it was placed before a crash, or it never came."""
-        path = self.path(arrival.name)
-        try:
-            found = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            why = "nothing lies in its staging place; if its carrier delivered it, that sees other paths than this host"
-            return Outcome(Fate.LOST, f"{why} ('libtool check-endpoint')")
-        kind, why = _plain(path, found)
-        if not why and digest.size_of(path) == arrival.size:
-            outcome = _compare(path, kind, arrival.checksum)
-            if outcome.fate is Fate.STORED:
-                return replace(outcome, lay_there=True)
-        return Outcome(Fate.LOST, "nothing lies in its staging place, and something else in its final place")
-
-    def _copy_over(self, arrival: Arrival, staged: str, kind: FileKind) -> str:
-        """Bring the bytes to the store's file system, as this user's own."""
-        part = self._part(arrival)
-        if os.path.lexists(part):  # left by a crash
-            copying.remove_tree(part) if os.path.isdir(part) else os.unlink(part)
-        copying.make_directories(os.path.dirname(part), floor=self.root)
-        if kind is FileKind.DIRECTORY:
-            copying.copy_tree(staged, part)
-        else:
-            copying.copy_file(staged, part, follow=False)
-        return part
-
-    def _place(self, arrival: Arrival, path: str, outcome: Outcome, changed: set[str]) -> Outcome:
-        """Put one verified arrival into its final place without replacing anything."""
-        target = self.path(arrival.name)
-        parent = target.rpartition("/")[0]
-        try:
-            if parent not in changed:
-                made = copying.make_directories(parent, self._directory_mode, floor=self.root)
-                changed.update(os.path.dirname(directory) for directory in made)
-                changed.add(parent)
-            if outcome.kind is FileKind.DIRECTORY:
-                if os.path.lexists(target):
-                    return self._settle_occupied(arrival, outcome)
-                os.rename(path, target)
-                return outcome
-            try:
-                os.link(path, target, follow_symlinks=False)
-            except FileExistsError:
-                # Not samefile, which would follow what lies there: a link is something else, even a broken one.
-                if not os.path.samestat(os.lstat(path), os.lstat(target)):
-                    return self._settle_occupied(arrival, outcome)
-            except OSError as trouble:
-                if trouble.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
-                    raise
-                if os.path.lexists(target):
-                    return self._settle_occupied(arrival, outcome)
-                os.rename(path, target)  # a file system without hard links
-                return outcome
-            seam("take in: linked")
-            os.unlink(path)
-            return outcome
-        except (NotADirectoryError, FileExistsError):
-            return Outcome(Fate.OCCUPIED, f"a file lies where the directory {parent} should be")
-        except OSError as trouble:
-            return Outcome(Fate.UNKNOWN, f"it cannot be stored now: {trouble.strerror}")
-
-    def _settle_occupied(self, arrival: Arrival, outcome: Outcome) -> Outcome:
-        """Something lies in the final place: the very same bytes are as good as ours, anything else is left alone."""
-        if self._judge_placed(arrival).fate is Fate.STORED:
-            return replace(outcome, lay_there=True)
-        return Outcome(
-            Fate.OCCUPIED, f"{self.path(arrival.name)} is already there, with other content, and not in the catalogue"
-        )
-
-    def _permissions(self, path: str, outcome: Outcome) -> Outcome:
-        """Apply ``readonly_after_commit`` and ``group_write_after_stage`` to a stored copy."""
-        try:
-            inside = [os.path.join(path, here) for here, _ in copying.walk(path)] if os.path.isdir(path) else []
-            for each in [*inside, path]:
-                mode = stat.S_IMODE(os.lstat(each).st_mode)
-                wanted = mode & ~0o222 if self.readonly else mode | 0o060
-                if wanted != mode:
-                    os.chmod(each, wanted)
-            return outcome
-        except OSError as trouble:
-            return Outcome(Fate.UNKNOWN, f"its mode cannot be set now: {trouble.strerror}")
+        return Arriving(self, arrivals).take_in()
 
     def copy_in(self, source: str, staging_id: str, name: str) -> Found:
         """Copy into staging; the checksum is the source's own, so that :meth:`take_in` proves the copy."""
@@ -384,10 +245,10 @@ class PosixStore(Store):
         target = self.path(name)
         if os.lstat(source).st_dev != os.stat(self.root).st_dev or self.own:
             return False
-        made = copying.make_directories(os.path.dirname(target), self._directory_mode, floor=self.root)
+        made = copying.make_directories(os.path.dirname(target), self.directory_mode, floor=self.root)
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, "already there", target)
-        copying.sync(_data_of(source, expected.kind))
+        copying.sync(data_of(source, expected.kind))
         seam("move in: begin")
         try:
             os.rename(source, target)
@@ -397,7 +258,8 @@ class PosixStore(Store):
             raise
         seam("move in: renamed")
         if self.readonly or self.group_write:
-            self._permissions(target, Outcome(Fate.STORED))
+            with suppress(OSError):
+                self.permit(target)
         copying.sync([os.path.dirname(target), os.path.dirname(source) or ".", *map(os.path.dirname, made)])
         return True
 
@@ -462,14 +324,14 @@ class PosixStore(Store):
         self.check_readable()
         try:
             before = os.lstat(path)
-            found_kind, why = _plain(path, before)
+            found_kind, why = plain(path, before)
             if why or found_kind is not kind:
                 return Reading(Condition.DAMAGED, why=why or f"it is no {kind.name.lower()} any more")
             identity = copying.identity_of(path)
             there = before.st_size if kind is FileKind.FILE else digest.size_of(path)
             if there != size:
                 return Reading(Condition.DAMAGED, there, why=f"it has {there} bytes instead of {size}")
-            outcome = _compare(path, kind, checksum)
+            outcome = compare(path, kind, checksum)
             if copying.identity_of(path) != identity:
                 return Reading(Condition.UNREADABLE, there, why="it changed while it was read")
             if outcome.fate is Fate.STORED:
@@ -521,7 +383,7 @@ class PosixStore(Store):
             return os.path.lexists(path)
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "something else lies there", path)
-        made = copying.make_directories(os.path.dirname(path), self._directory_mode, floor=self.root)
+        made = copying.make_directories(os.path.dirname(path), self.directory_mode, floor=self.root)
         seam("bring back: begin")
         copying.rename(aside, path, new=True)
         seam("bring back: renamed")
@@ -566,34 +428,3 @@ def _as_error(path: str, trouble: OSError, store: str) -> Exception:
     if trouble.errno in copying.PASSING and trouble.errno != errno.EIO and store:
         return StoreUnavailable(store=store, why=f"{trouble.strerror}")
     return FileUnreadable(path=trouble.filename or path, why=str(trouble.strerror))
-
-
-def _plain(path: str, found: os.stat_result) -> tuple[FileKind, str]:
-    """The kind of what a sender delivered, and why it cannot be taken: links and devices never can."""
-    if stat.S_ISREG(found.st_mode):
-        return FileKind.FILE, ""
-    if not stat.S_ISDIR(found.st_mode):
-        return FileKind.FILE, "it is neither a file nor a directory"
-    for here, directory in copying.walk(path):
-        if not directory and not stat.S_ISREG(os.lstat(os.path.join(path, here)).st_mode):
-            return FileKind.DIRECTORY, f"'{names.shown(here)}' in it is a link or a special file"
-    return FileKind.DIRECTORY, ""
-
-
-def _compare(path: str, kind: FileKind, checksum: str) -> Outcome:
-    """Read the bytes with the function of the announced checksum."""
-    function, digits = digest.split(checksum)
-    if kind is FileKind.DIRECTORY:
-        found = digest.of_tree(path, function)
-    else:
-        found = digest.of_file(path, function, follow=False)
-    if found != digits:
-        return Outcome(Fate.WRONG, f"its checksum is {function}:::{found} instead of {function}:::{digits}", kind)
-    return Outcome(Fate.STORED, kind=kind)
-
-
-def _data_of(path: str, kind: FileKind) -> list[str]:
-    """What must be synced so that ``path`` is durable: the file, or everything in the directory."""
-    if kind is FileKind.FILE:
-        return [path]
-    return [path, *(os.path.join(path, here) for here, _ in copying.walk(path))]
