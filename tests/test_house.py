@@ -13,7 +13,7 @@ import pytest
 import libtool
 
 TOP = Path(libtool.__file__).parent
-GROUND = ("errors", "states", "units", "digest", "names", "copying", "seams", "locks")
+GROUND = ("troubles", "errors", "states", "units", "digest", "names", "copying", "seams", "locks")
 WINGS = ("models", "stores", "movers", "trees", "peers")
 #: Libraries that only these rooms may use. ``libtool.node`` imports peewee through ``models.drivers`` alone.
 OUTSIDE = {
@@ -38,7 +38,8 @@ OUTSIDE = {
 PLAN: dict[str, tuple[str, ...]] = {
     # On the ground lie words and measures; within it, only what is below.
     "": (),
-    "errors": (),
+    "troubles": (),
+    "errors": ("troubles",),
     "states": (),
     "seams": (),
     "units": (),

@@ -1092,7 +1092,7 @@ def test_a_task_that_is_stuck_on_one_file_is_stopped_and_the_others_arrive(route
     for _ in range(16):
         told += "".join(each.err for each in routed.round())
     assert set(files(routed.source)) == {"file2"}
-    assert "files will not go, such as 'file2'" in told
+    assert "file will not go, such as 'file2'" in told
 
 
 def test_a_file_whose_directory_is_a_file_there_keeps_no_other_from_arriving(routed: Routed, globus: GlobusService) -> None:
@@ -1103,7 +1103,7 @@ def test_a_file_whose_directory_is_a_file_there_keeps_no_other_from_arriving(rou
     for _ in range(16):
         told += "".join(each.err for each in routed.round())
     assert set(files(routed.source)) == {"d/file"} and set(files(routed.target)) == {"d", "other"}
-    assert "files will not go, such as 'd/file'" in told
+    assert "file will not go, such as 'd/file'" in told
 
 
 @pytest.mark.parametrize("when", ["before it leaves", "while nobody knows"])
@@ -1156,7 +1156,7 @@ def test_a_file_that_will_not_go_is_told_and_is_over_when_it_went(routed: Routed
     told = ""
     for _ in range(8):
         told += routed.round(("transfer",))[0].err
-    assert "1 files will not go, such as 'd/file'" in told
+    assert "1 file will not go, such as 'd/file'" in told
     fault.end()
     over = ""
     for _ in range(8):
@@ -1308,7 +1308,7 @@ def test_who_removed_first_stays_the_only_one_until_it_brings_everything_back(ro
     other.sent()
     for _ in range(3):
         ran = other.round(("delete",))[0]
-        assert ran.code == 4 and own_mark_of(routed) in (ran.err or other.troubles()["route out: delete RouteShared"])
+        assert ran.code == 4 and own_mark_of(routed) in (ran.err or other.troubles()["route out: delete-look RouteShared"])
     assert set(files(routed.source)) == {"second"}  # the first node has not brought it to its destination yet
     routed.sent()
     routed.run(0, "delete")
@@ -1331,7 +1331,11 @@ def test_what_is_not_the_same_any_more_at_the_destination_is_told(routed: Routed
     put(routed.target / "damaged", b"DAMAGED")
     told = "".join(each.err for _ in range(3) for each in routed.round(("delete",)))
     assert told.count("2 files that had arrived, such as") == 1 and "not the same at both ends any more" in told
-    over = "".join(each.err for _ in range(8) for each in routed.round())
+    for _ in range(8):
+        routed.round()
+    assert routed.troubles()  # of a copy that goes bad others may follow
+    routed.globus.advance(86400)
+    over = "".join(each.err for each in routed.round())
     assert "over after" in over and not routed.troubles() and not files(routed.source)
     assert files(routed.target) == {name: name.encode() for name in ("lost", "damaged", "fine")}
 
@@ -1392,7 +1396,7 @@ def test_what_lies_aside_of_a_former_route_is_told_and_comes_back(routed: Routed
     routed.site.write(routes={"new": {**route, "dst_dir": f"{route['dst_dir']}-new"}})
     assert "libtool delete --put-back out" in routed.site.run(None, "transfer").err
     assert routed.site.status()["routes"][1]["name"] == "out" and routed.site.status()["routes"][1]["aside"] == 1
-    routed.site.run(2, "delete", "out")
+    routed.site.run(0, "delete", "out")
     routed.site.run(0, "delete", "--put-back", "out")
     assert {path.name: path.read_bytes() for path in Path(route["src_dir"]).iterdir() if path.is_file()} == {"file": b"content"}
     routed.site.run(0, "reset", "out", "--yes")

@@ -17,14 +17,16 @@ from libtool.archive import attempts, errands, leaving, notices, replacing
 from libtool.archive.emptying import OWNER, clear_away, own_mark
 from libtool.archive.errands import Errands
 from libtool.archive.hands import Budget, Host, Tally, portions
-from libtool.archive.looking import holds
+from libtool.archive.hindrances import Step
+from libtool.archive.leaving import ARRIVED
+from libtool.archive.looking import believable, holds
 from libtool.archive.routes import Mirror
 from libtool.errors import DirectoryUnreadable, RouteShared
 from libtool.models.base import among, birth, insert_rows, raw_rows, update_many, writing
 from libtool.models.tables import Route, RouteDirectory, RouteFile, RouteRemoval, RouteTask, clearing
 from libtool.names import shown
 from libtool.states import ClearingStatus, Deed, MirrorStatus
-from libtool.trees.base import ASIDE, Gone, Seen, Tree, Way
+from libtool.trees.base import ASIDE, Gone, Seen, Tree, Way, absent
 from libtool.units import to_microseconds
 
 DEEDS = (Deed.PROVE, Deed.DELETE, Deed.CLEAR)
@@ -34,6 +36,8 @@ PIECE = 2000
 MOST_IN_PLACE = 20_000
 #: How long a comparison counts, and how long one that proved nothing is not repeated.
 PROOF_AGE, PROOF_WAIT = timedelta(days=1), timedelta(hours=1)
+#: That copies differ is over when no more were found for so long.
+DIFFERED = timedelta(days=1)
 
 
 class Clearing:
@@ -50,6 +54,10 @@ class Clearing:
         """Take everything one step further, and set aside what may go; with ``put_back`` bring back all that lies aside
         instead."""
         mirror = self.mirror
+        if mirror.former and not put_back:
+            self.errands.finish(self.budget)
+            self.errands.way.settle(False)
+            return
         self.errands.learn(self.budget)
         self.errands.look_anew(self.budget)
         begin: list[Callable[[], None]] = [self._expect] if put_back else [self._expect, self._alone]
@@ -60,10 +68,14 @@ class Clearing:
         else:
             more = [self._remove, lambda: clear_away(mirror, self.errands, self.budget), self._prove, self._choose]
         for step in [*begin, *go_on, *more]:
-            if self.errands.closed or not self.budget.left or not self.errands.guarded(step):
+            if self.errands.way.closed or not self.budget.left or not self.errands.way.guarded(Step.LOOK, step):
                 break
         self._tell()
-        self.errands.settle(lasting=["RouteShared"] if put_back else [])  # of that, putting back finds out nothing
+        failing = leaving.unanswered(mirror)
+        if not failing:
+            notices.over(self.host, self.tally, mirror.subject, f"{errands.FRUITLESS} prove")
+        # Of RouteShared putting back finds out nothing.
+        self.errands.way.settle(failing, lasting=["RouteShared"] if put_back else [])
 
     # -- what is under way -----------------------------------------------------------------------------------------
 
@@ -95,15 +107,17 @@ class Clearing:
         RouteDirectory.update(emptied_time=self.host.now()).where(mine).execute()
 
     def _expect(self) -> None:
-        """DirectoryUnreadable when what lies aside is not to be seen: a source that is not mounted looks so."""
+        """SourceAbsent when what is known or lies aside is not to be seen: a source that is not mounted looks so."""
         mine = (RouteRemoval.route == self._row.id) & clearing()
+        if not holds(self._tree, ""):
+            believable(self.mirror)
         if not RouteRemoval.select().where(mine).exists() or holds(self._tree, ASIDE) is not None:
             return
         moved = RouteRemoval.select().where(mine, RouteRemoval.status > ClearingStatus.DECIDED).exists()
         if moved or not holds(self._tree, ""):
-            why = "it is not there, and files that were set aside should be in it. Is the source mounted?"
-            why += " If somebody removed it, make it anew, and they count as removed"
-            raise DirectoryUnreadable(path=self._tree.path(ASIDE), why=why)
+            why = f"{ASIDE} is not there, and files that were set aside should be in it. Is the source mounted?"
+            why += " If somebody removed that directory, make it anew, and they count as removed"
+            raise absent(self._tree.path(""), why)
 
     def _alone(self) -> None:
         """RouteShared when another catalogue has its mark in the place for what is set aside; ours is there."""
@@ -139,10 +153,12 @@ class Clearing:
         for rows in self._rows(ClearingStatus.DECIDED):
             self._set_aside(rows)
         there = f" to {self.mirror.wanted.dst_id}:{self.mirror.wanted.dst_dir}"
-        for rows in self._rows(ClearingStatus.ASIDE, ClearingStatus.PROVED):
-            self._differ(
-                [row for row in rows if not row.evidence.endswith(there)], "it arrived at a former destination"
-            )
+        for rows in self._rows(ClearingStatus.ASIDE, ClearingStatus.PROVED, ClearingStatus.REMOVING):
+            if rows := [row for row in rows if not row.evidence.endswith(there)]:
+                found = self._tree.aside(rows[0].place)
+                gone = [row for row in rows if row.status is ClearingStatus.REMOVING and str(row.id) not in found]
+                self._removed(gone)
+                self._differ([row for row in rows if row not in gone], "it arrived at a former destination")
         for rows in self._rows(ClearingStatus.RETURNING):
             self._bring_back(rows)
 
@@ -188,7 +204,7 @@ class Clearing:
             self._known_again(rows, MirrorStatus.SENT)
             self._change(rows, ClearingStatus.RETURNED, reason=attempts.brief(why))
             more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-            notices.trouble(self.host, self.tally, self.mirror.subject, "unmovable", f"{why}{more}", at_once=True)
+            self.errands.way.note("unmovable", f"{why}{more}", at_once=True)
             self.tally.postponed += len(rows)
 
     def _known_again(self, rows: Sequence[RouteRemoval], status: MirrorStatus) -> None:
@@ -243,7 +259,7 @@ class Clearing:
                 way = self._tree.bring_back(row.place, str(row.id), row.path)
             except DirectoryUnreadable as trouble:
                 self.tally.postponed += 1
-                self.errands.note("unmovable", trouble.text)
+                self.errands.way.note("unmovable", trouble.text)
                 continue
             {Way.MOVED: back, Way.MISSING: lost, Way.OCCUPIED: kept}[way].append(row)
         self._change(back, ClearingStatus.RETURNED)
@@ -255,7 +271,7 @@ class Clearing:
             first, more = kept[0], f" (and {len(kept) - 1} more)" if len(kept) > 1 else ""
             where = self._tree.path(f".libtool-aside/{first.place}/{first.id}")
             text = f"'{shown(first.path)}' cannot be put back, since something else lies in its place{more}. Its former"
-            self.errands.note("occupied", f"{text} content lies at {where}; move one of the two away", at_once=True)
+            self.errands.way.note("occupied", f"{text} content lies at {where}; move one of the two away", at_once=True)
 
     # -- removing --------------------------------------------------------------------------------------------------
 
@@ -290,7 +306,7 @@ class Clearing:
         now = self.host.now()  # a time to come is one of a clock that was ahead
         good = [row for row in rows if now - PROOF_AGE <= row.proved_time <= now]
         kept = {row.id for row in good}
-        self._change([row for row in rows if row.id not in kept], ClearingStatus.ASIDE)
+        self._change([row for row in rows if row.id not in kept], ClearingStatus.ASIDE, proved_time=None)
         return good
 
     def _remove_rows(self, rows: Sequence[RouteRemoval], found: Mapping[str, Seen | None]) -> None:
@@ -302,7 +318,7 @@ class Clearing:
             return
         if not self._tree.immediate:
             for part in portions(same, self.mirror.wanted.max_files):
-                if self.errands.closed or self.errands.slots <= 0:
+                if self.errands.way.closed or self.errands.slots <= 0:
                     return  # they are looked at again right before a task can take them
                 self._hand_over(Deed.DELETE, part, ClearingStatus.REMOVING)
             return
@@ -346,8 +362,11 @@ class Clearing:
 
     def _prove(self) -> None:
         """Have compared with the destination what has lain aside for long enough."""
-        calm = self.host.now() - timedelta(seconds=self.mirror.wanted.settle_seconds)
+        now = self.host.now()
+        calm = now - timedelta(seconds=self.mirror.wanted.settle_seconds)
         for rows in self._rows(ClearingStatus.ASIDE):
+            ahead = [row for row in rows if row.aside_time > now]  # by a clock that was
+            self._change(ahead, ClearingStatus.ASIDE, aside_time=now)
             rows = [row for row in rows if row.aside_time <= calm and _rested(row.proved_time, self.host.now())]
             if not rows:
                 continue
@@ -358,7 +377,7 @@ class Clearing:
             most, again = self.mirror.wanted.max_files, [row for row in same if row.proved_time]
             first = portions([row for row in same if not row.proved_time], most)
             for part in (*first, *portions(again, errands.part(len(again), most))):
-                if self.errands.closed or self.errands.slots <= 0:
+                if self.errands.way.closed or self.errands.slots <= 0:
                     return
                 self._hand_over(Deed.PROVE, part, ClearingStatus.PROVING)
 
@@ -367,7 +386,7 @@ class Clearing:
     def _choose(self) -> None:
         """Set aside what may go, directory by directory."""
         if why := self._tree.unable():
-            self.errands.note("unable", f"nothing can be removed at the source: {why}")
+            self.errands.way.note("unable", f"nothing can be removed at the source: {why}")
             return
         left = int(self.mirror.wanted.max_deletions)
         going: list[tuple[RouteFile, str]] = []
@@ -386,7 +405,7 @@ class Clearing:
             self._decide(going)
         if alike:
             text = f"{len(alike)} files or directories stay, since others differ from them in capital letters or accents alone,"
-            self.errands.note("alike", f"{text} such as '{shown(alike[0])}': the destination may take both for one")
+            self.errands.way.note("alike", f"{text} such as '{shown(alike[0])}': the destination may take both for one")
 
     def _decide(self, files: Sequence[tuple[RouteFile, str]]) -> None:
         """Write down that files are to go, then set them aside."""
@@ -414,7 +433,7 @@ class Clearing:
                     file.task_id,
                     _evidence(file.task),
                     self._actor,
-                    "it arrived",
+                    ARRIVED,
                     to_microseconds(now),
                 )
                 for file in going
@@ -442,18 +461,10 @@ class Clearing:
         if any(each.kind == errands.DIFFER and each.subject == self.mirror.subject for each in notices.standing()):
             unsure = RouteFile.doubt & (RouteFile.status != MirrorStatus.SENT) & (RouteFile.route == self._row.id)
             back = (RouteRemoval.route == self._row.id) & clearing() & (RouteRemoval.status == ClearingStatus.RETURNING)
-            if not RouteFile.select().where(unsure).exists() and not RouteRemoval.select().where(back).exists():
+            open_ = RouteFile.select().where(unsure).exists() or RouteRemoval.select().where(back).exists()
+            if not open_ and not notices.met(self.host, self.mirror.subject, errands.DIFFER, DIFFERED):
                 notices.over(self.host, self.tally, self.mirror.subject, errands.DIFFER)
-        mine = (RouteRemoval.route == self._row.id) & clearing() & (RouteRemoval.status == ClearingStatus.ASIDE)
-        late = self.host.now() - timedelta(days=1) - timedelta(seconds=self.mirror.wanted.settle_seconds)
-        waits = RouteRemoval.select().where(mine, RouteRemoval.aside_time < late)
-        count = waits.count()
-        if count:
-            first = waits.order_by(RouteRemoval.id).first()
-            text = (
-                f"{count} files have been set aside for more than a day and were not proved to be at the destination,"
-            )
-            self.errands.note("unproved", f"{text} such as '{shown(first.path)}': {first.reason}")
+        leaving.tell_late(self.host, self.mirror, self.tally)
 
 
 def _rested(compared: datetime | None, now: datetime) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from libtool.archive.errands import Errands
-from libtool.archive.hands import Budget
+from libtool.archive.hands import Budget, Host
 from libtool.archive.looking import forget, holds
 from libtool.archive.routes import Mirror
 from libtool.errors import DirectoryUnreadable
@@ -49,18 +49,32 @@ def _empty(mirror: Mirror, directory: str) -> bool | None:
     return None if found is None else not found
 
 
-def _emptied(mirror: Mirror) -> Iterator[tuple[int, str, str | None, int | None]]:
+def _configured(host: Host, mirror: Mirror, path: str) -> bool:
+    """Whether a directory is an end of another route, or has one in it: that stays, for what comes next."""
+    where = f"{mirror.row.src_dir.rstrip('/')}/{path}"
+    ends = [
+        end
+        for route in host.settings.routes.values()
+        for id, end in ((route.src_id, route.src_dir), (route.dst_id, route.dst_dir))
+        if id == mirror.row.src_id
+    ]
+    return any(f"{end.rstrip('/')}/".startswith(f"{where}/") for end in ends)
+
+
+def _emptied(host: Host, mirror: Mirror) -> Iterator[tuple[int, str, str | None, int | None]]:
     """The directories from which something was removed, the deepest first; the source itself is none of them."""
     t = RouteDirectory
     mine = (t.route == mirror.row.id) & t.emptied_time.is_null(False) & (t.path != "")
     query = t.select(t.id, t.path, t.place, t.parent).where(mine)
-    yield from sorted(raw_rows(query), key=lambda row: (-row[1].count("/"), row[1]))
+    for row in sorted(raw_rows(query), key=lambda row: (-row[1].count("/"), row[1])):
+        if not _configured(host, mirror, row[1]):
+            yield row
 
 
 def _directories(mirror: Mirror, errands: Errands, budget: Budget) -> None:
     while True:  # a directory may be empty once those in it are gone
         again, paths = False, []
-        for id, path, place, parent in list(_emptied(mirror)):
+        for id, path, place, parent in list(_emptied(errands.host, mirror)):
             if not budget.left:
                 return
             if _expected_back(mirror, path):
@@ -73,7 +87,7 @@ def _directories(mirror: Mirror, errands: Errands, budget: Budget) -> None:
                 elif (found := _put_away(mirror, errands, id, path, place, parent)) is not None:
                     paths.append(found)
             except DirectoryUnreadable as trouble:  # one that may not be removed keeps nothing else from going on
-                errands.note("unremovable", trouble.text)
+                errands.way.note("unremovable", trouble.text)
         if paths:
             _hand_over(errands, paths, budget)
         if not again:
@@ -135,7 +149,7 @@ def _put_away(
             f"'{shown(path)}' was set aside as an empty directory, something was put into it meanwhile, and something"
         )
         text += f" else lies in its place: its content lies at {mirror.tree.path(aside)}; move one of the two away"
-        errands.note("occupied", text, at_once=True)
+        errands.way.note("occupied", text, at_once=True)
     return None
 
 
@@ -179,7 +193,7 @@ def _stranded(mirror: Mirror, errands: Errands, place: str) -> None:
         found = t.update(**again, reason="it was taken for gone and lay aside").where(over, mine).execute()
     if found < len(names):
         where = mirror.tree.path(f"{ASIDE}/{place}")
-        errands.note(
+        errands.way.note(
             "stranded",
             f"{len(names) - found} things lie in {where} that nothing is known of here; they may be another node's",
         )

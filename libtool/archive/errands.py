@@ -7,30 +7,37 @@ repeats the same submission under the same ticket.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from libtool.archive import attempts, notices, replacing
 from libtool.archive.hands import Budget, Host, Tally
+from libtool.archive.hindrances import Hindrances, Step
 from libtool.archive.learning import STALLED
 from libtool.archive.queue import REFUSED_WAIT
 from libtool.archive.routes import Mirror
-from libtool.errors import CarrierBarred, CarrierBusy, CarrierRefused, CarrierUnknown, LibtoolError, ServiceUnsafe
+from libtool.errors import CarrierBarred, CarrierBusy, CarrierRefused, CarrierUnknown
 from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import RouteDirectory, RouteFile, RouteRemoval, RouteTask, SendQueue, open_tasks, waiting
 from libtool.movers.base import Arrived, Hitch, Item, ItemOutcome, Mover, Progress, Stage, Ticket
 from libtool.states import ClearingStatus, Deed, MirrorStatus, QueueStatus
 from libtool.trees.base import ASIDE
+from libtool.units import UTC
 
 #: How long what a task could not do for a passing reason is left alone.
 PASSING_WAIT = timedelta(minutes=10)
 #: Hitches that are told at once: they do not pass by themselves.
 _AT_ONCE = {Hitch.PAUSED, Hitch.PERSON, Hitch.SPACE}
+#: Nothing waits for longer: a time that is farther off is of a clock that was ahead.
+FARTHEST = timedelta(days=2)
 #: Into so many tasks goes what was compared without an answer: a file that keeps a task from its end keeps ever fewer.
 _PARTS = 10
 #: The trouble of files that had arrived and were not as they were sent when both ends were compared.
 DIFFER = "differ"
+#: The trouble of tasks that end and change nothing; of those that compare what is set aside it is another one.
+FRUITLESS, _KIND = "fruitless", {Deed.PROVE: "prove"}
+UNTOLD = "Globus cannot tell whether it arrived"
 _FLYING = [QueueStatus.SUBMITTING, QueueStatus.IN_FLIGHT]
 
 
@@ -80,11 +87,8 @@ class Errands:
     def __init__(self, host: Host, mirror: Mirror, tally: Tally, deeds: Sequence[Deed], word: str) -> None:
         self.host, self.mirror, self.tally = host, mirror, tally
         self._deeds = list(deeds)
-        self._ledger = notices.Ledger(word)
-        self._tasks = notices.Ledger(f"{word}-task")
+        self.way = Hindrances(host, mirror, tally, deeds, word)
         self._couriers: dict[tuple[Deed, str], Mover] = {}
-        self.closed = False  #: the carrier does not answer, or a person must act first
-        self.smooth = True  #: nothing stood in the way yet
         self.slots = most_in_flight(host)
 
     def courier(self, task: RouteTask) -> Mover:
@@ -96,7 +100,8 @@ class Errands:
 
     def open(self, *states: QueueStatus) -> Iterator[RouteTask]:
         """The tasks that are in one of these states and due, the oldest first."""
-        due = RouteTask.not_before.is_null() | (RouteTask.not_before <= self.host.now())
+        now = self.host.now()
+        due = RouteTask.not_before.is_null() | (RouteTask.not_before <= now) | (RouteTask.not_before > now + FARTHEST)
         mine = (RouteTask.route == self.mirror.row.id) & (RouteTask.deed << self._deeds)
         ids = raw_rows(
             RouteTask.select(RouteTask.id)
@@ -105,61 +110,6 @@ class Errands:
         )
         for (id,) in list(ids):
             yield RouteTask.get_by_id(id)
-
-    def guarded(self, deed: Callable[[], None]) -> bool:
-        """Do something at the carrier or the source, and note what keeps it from being done; whether it was done."""
-        try:
-            deed()
-        except (CarrierUnknown, CarrierBusy, CarrierBarred) as trouble:
-            self.smooth = False
-            self.trouble(trouble)
-            return False
-        except ServiceUnsafe:
-            raise  # the configuration's matter
-        except LibtoolError as trouble:
-            self.smooth = False
-            self.tally.postponed += 1
-            person = trouble.exit_code == 4
-            self.tally.person |= person
-            self._ledger.note(self.mirror.subject, type(trouble).__name__, trouble.text, at_once=person)
-            return False
-        self.well()
-        return True
-
-    def trouble(self, trouble: CarrierUnknown | CarrierBusy | CarrierBarred) -> None:
-        """Note that the carrier, or one end of the route, cannot be used now."""
-        everywhere = bool(trouble.facts.get("everywhere", True))
-        person = isinstance(trouble, CarrierBarred)
-        word = str(trouble.facts.get("cause") or ("busy" if isinstance(trouble, CarrierBusy) else "unknown"))
-        text = trouble.text.removeprefix("the carrier ")
-        about = f"carrier {trouble.facts['carrier']}" if everywhere else self.mirror.subject
-        self.closed = self.closed or everywhere or person
-        self.tally.postponed += 1
-        self.tally.person |= person
-        self._ledger.note(about, word, text, at_once=person)
-        self.tally.details.append(f"{about}: {text}")
-
-    def note(self, word: str, text: str, *, at_once: bool = False) -> None:
-        """Something about the route that lasts."""
-        self._ledger.note(self.mirror.subject, word, text, at_once=at_once)
-
-    def well(self) -> None:
-        """The carrier answered, for this route, too."""
-        self._ledger.well(self.mirror.subject)
-        self._ledger.well("carrier globus")
-
-    def settle(self, lasting: Sequence[str] = ()) -> None:
-        """Tell what is new and what is over, but for what the run could not meet (``lasting``)."""
-
-        def none(about: str) -> bool:
-            return False
-
-        def patience(about: str) -> float:
-            return float(self.host.settings.notice_after) if about.startswith("route ") else 0.0
-
-        flying = any(True for _ in self.open(QueueStatus.IN_FLIGHT))
-        self._ledger.settle(self.host, self.tally, none, patience, lasting)
-        self._tasks.settle(self.host, self.tally, lambda about: about == self.mirror.subject and not flying, patience)
 
     # -- submitting ------------------------------------------------------------------------------------------------
 
@@ -181,8 +131,16 @@ class Errands:
         """Withdraw the removals that an earlier run did not submit: since it looked at the files, time has passed, and
         they are looked at again. One that may have been submitted is looked for first."""
         for task in self.open(QueueStatus.SUBMITTING, QueueStatus.QUEUED):
-            if task.deed in (Deed.DELETE, Deed.CLEAR) and budget.left and not self.closed:
-                self.guarded(lambda task=task: self._withdraw(task))  # type: ignore[misc]
+            if task.deed in (Deed.DELETE, Deed.CLEAR) and budget.left and not self.way.closed:
+                self.way.guarded(Step.SHIP, lambda task=task: self._withdraw(task))  # type: ignore[misc]
+
+    def finish(self, budget: Budget) -> None:
+        """See the tasks of a route through that the configuration does not have any more, and withdraw those that were
+        never submitted."""
+        self.learn(budget)
+        for task in self.open(QueueStatus.SUBMITTING, QueueStatus.QUEUED):
+            if budget.left and not self.way.closed:
+                self.way.guarded(Step.SHIP, lambda task=task: self._withdraw(task))  # type: ignore[misc]
 
     def _withdraw(self, task: RouteTask) -> None:
         if task.status is QueueStatus.SUBMITTING:
@@ -190,7 +148,9 @@ class Errands:
             if found is not None:
                 self._shipped(task, found)
                 return
-        record(self.host, task, [], QueueStatus.COMPLETED, self.tally, "it was not submitted, and is decided anew")
+        why = "it was not submitted, and is decided anew"
+        untold = [] if task.deed is Deed.CLEAR else [(each, ItemOutcome(Arrived.UNKNOWN, why)) for each in load(task)]
+        record(self.host, task, untold, QueueStatus.COMPLETED, self.tally, why)
 
     def redirect(self) -> None:
         """End the tasks that were never submitted and are for a former destination: their files are new again."""
@@ -208,29 +168,30 @@ class Errands:
     def ship(self, budget: Budget) -> None:
         """Submit what waits, as far as there is room."""
         for task in self.open(QueueStatus.SUBMITTING, QueueStatus.QUEUED):
-            if self.closed or not budget.left:
+            if self.way.closed or not budget.left:
                 return
             if task.status is QueueStatus.QUEUED and self.slots <= 0:
                 continue
-            self.guarded(lambda task=task: self._ship(task))  # type: ignore[misc]
+            self.way.guarded(Step.SHIP, lambda task=task: self._ship(task))  # type: ignore[misc]
 
     def _items(self, files: Sequence[Load], task: RouteTask) -> list[Item]:
         root = task.dst_dir.rstrip("/")
         directory = task.deed is Deed.CLEAR
         return [Item(self.mirror.tree.path(f.here), f"{root}/{f.there}", directory, f.size) for f in files]
 
-    def _ship(self, task: RouteTask) -> None:
+    def _ship(self, task: RouteTask) -> bool:
+        """Submit one task; whether it is submitted now."""
         mover, provider = self.courier(task), {"destination_endpoint": task.dst_id}
         files = load(task)
         try:
             if task.status is QueueStatus.QUEUED:
                 if not files:
                     end(self.host, task, QueueStatus.COMPLETED, "nothing is left of it")
-                    return
+                    return False
                 name = f"libtool {self.host.settings.name} {self.mirror.row.name} {task.id}"
                 ticket = mover.prepare(provider, name)
                 if not self._claim(task, ticket):
-                    return
+                    return False
                 self.slots -= 1
             else:
                 ticket = json.loads(task.ticket)
@@ -245,9 +206,10 @@ class Errands:
                 self._unclaim(task, trouble.reason)
             else:
                 self._refused(task, trouble)
-            return
+            return False
         self._shipped(task, ticket)
         self.tally.done += len(files)
+        return True
 
     def _shipped(self, task: RouteTask, ticket: Ticket) -> None:
         with writing("route: shipped"):
@@ -272,7 +234,7 @@ class Errands:
         """A submission that surely did not happen: in two parts if it is too large, else again later, a few times."""
         if trouble.facts.get("divide") and _split(task):
             return
-        self.note("refused", trouble.text, at_once=True)
+        self.way.note("refused", trouble.text, at_once=True)
         if task.retries < self.host.settings.max_async_send_retries:
             with writing("route: refused"):
                 RouteTask.update(
@@ -293,9 +255,9 @@ class Errands:
     def learn(self, budget: Budget) -> None:
         """Ask about everything in flight."""
         for task in self.open(QueueStatus.IN_FLIGHT):
-            if self.closed or not budget.left:
+            if self.way.closed or not budget.left:
                 return
-            self.guarded(lambda task=task: self._learn(task))  # type: ignore[misc]
+            self.way.guarded(Step.LEARN, lambda task=task: self._learn(task))  # type: ignore[misc]
 
     def _learn(self, task: RouteTask) -> None:
         mover, ticket = self.courier(task), json.loads(task.ticket)
@@ -305,11 +267,10 @@ class Errands:
         if progress.stage is Stage.RUNNING:
             self._look_after(task, mover, ticket, progress)
             return
-        self._tasks.well(self.mirror.subject)
         files = load(task)
         if progress.stage is Stage.LOST:
             if progress.still < self.host.settings.globus_stuck_after:
-                self._tasks.note(self.mirror.subject, "lost", "Globus does not know a task of this route")
+                self.way.tasks.note(self.mirror.subject, "lost", "Globus does not know a task of this route")
                 self.tally.postponed += task.files
                 return
             mover.cancel(ticket)  # in case it is there all the same
@@ -319,18 +280,22 @@ class Errands:
         else:
             outcomes = mover.outcomes(ticket, self._items(files, task))
         report = json.dumps(dict(progress.report))
-        record(self.host, task, list(zip(files, outcomes)), QueueStatus.COMPLETED, self.tally, None, report)
+        found = list(zip(files, outcomes))
+        if not (why := fruitless(task, found)):
+            self.way.tasks.well(self.mirror.subject)
+        status = QueueStatus.FAILED if why else QueueStatus.COMPLETED
+        record(self.host, task, found, status, self.tally, why or None, report)
 
     def _look_after(self, task: RouteTask, mover: Mover, ticket: Ticket, progress: Progress) -> None:
         """Tell what keeps a running task from going on, and stop it when it never will."""
         hitch = progress.hitch
         if hitch is not None:
-            self._tasks.note(self.mirror.subject, hitch.value, progress.text, at_once=hitch in _AT_ONCE)
+            self.way.tasks.note(self.mirror.subject, hitch.value, progress.text, at_once=hitch in _AT_ONCE)
             self.tally.postponed += task.files
             self.tally.person |= hitch is Hitch.PERSON
         elif progress.still >= STALLED:
             text = f"nothing has moved in a task for {progress.still / 3600:.0f} hours"
-            self._tasks.note(self.mirror.subject, "stalled", text, at_once=True)
+            self.way.tasks.note(self.mirror.subject, "stalled", text, at_once=True)
             self.tally.postponed += task.files
         if hitch is Hitch.FILE and progress.still >= self.host.settings.globus_stuck_after:
             ticket = _keep(task, ticket, {**ticket, "stopped": progress.text})
@@ -392,6 +357,15 @@ def _close(host: Host, task: RouteTask, status: QueueStatus, reason: str | None,
     return bool(RouteTask.update(**ends).where(RouteTask.id == task.id, open_tasks()).execute())
 
 
+def fruitless(task: RouteTask, found: Sequence[tuple[Load, ItemOutcome]]) -> str:
+    """Why a task that is over changed nothing: no file of it has arrived, or is known to be the same; empty when some
+    have, or it was to remove something: that is seen at the source."""
+    told = {Arrived.YES} if task.deed is Deed.SEND else {Arrived.YES, Arrived.SAME}
+    if task.deed in (Deed.DELETE, Deed.CLEAR) or any(outcome.arrived in told for _, outcome in found):
+        return ""
+    return next((outcome.why for _, outcome in found if outcome.why), UNTOLD) if found else ""
+
+
 def record(
     host: Host,
     task: RouteTask,
@@ -409,20 +383,31 @@ def record(
             " from the destination. Nothing is lost here: they are put back and sent again; find out what changed them"
         )
         notices.trouble(host, tally, f"route {task.route.name}", DIFFER, text, at_once=True)
+    why = fruitless(task, found) if status is QueueStatus.FAILED else ""
+    if any(outcome.arrived is Arrived.NO and not outcome.passing for _, outcome in found):
+        why = ""  # these count as attempts, and are told as files that will not go
     with writing("route: learnt"):
         if not _close(host, task, status, reason, report):
             return
         if task.deed in (Deed.SEND, Deed.COMPARE):
             _arrivals(host, task, found)
         elif task.deed is Deed.PROVE:
-            _proofs(host, found)
+            _proofs(host, found, _compared(host, task, report))
         elif task.deed is Deed.DELETE:
             RouteRemoval.update(task=None).where(RouteRemoval.task == task.id).execute()
+    if why:
+        what = "compared nothing" if task.deed is Deed.PROVE else "brought nothing"
+        text = f"its last task of {task.files} files {what}: {why}. They stay here, and are tried again"
+        notices.trouble(host, tally, f"route {task.route.name}", f"{FRUITLESS} {_KIND.get(task.deed, 'send')}", text)
     if task.deed in (Deed.SEND, Deed.COMPARE):
-        failed = [(each, outcome) for each, outcome in found if outcome.arrived is Arrived.NO and not outcome.passing]
-        for each, outcome in failed:
-            tally.problem(f"'{each.there}' did not arrive: {outcome.why}")
-        tally.done += len(found) - len(failed)
+        for each, outcome in found:
+            if outcome.arrived is Arrived.NO and not outcome.passing:
+                tally.failed += 1  # who is told by and by of those that will not go
+                tally.details.append(f"'{each.there}' did not arrive: {outcome.why}")
+            elif outcome.arrived not in (Arrived.YES, Arrived.SAME):
+                tally.wait(f"'{each.there}' is tried again: {outcome.why or UNTOLD}")
+            else:
+                tally.done += 1
 
 
 def _arrivals(host: Host, task: RouteTask, found: list[tuple[Load, ItemOutcome]]) -> None:
@@ -439,7 +424,7 @@ def _arrivals(host: Host, task: RouteTask, found: list[tuple[Load, ItemOutcome]]
     for each, outcome in found:
         if outcome.arrived not in there:
             untold = outcome.arrived is not Arrived.NO
-            said = outcome.why or "Globus cannot tell whether it arrived"
+            said = outcome.why or UNTOLD
             why.setdefault((said, outcome.passing or untold, untold), []).append(each.id)
     for (said, passing, untold), ids in why.items():
         rows = RouteFile.select(RouteFile.id, RouteFile.attempts).where(mine, among(RouteFile.id, ids))
@@ -456,7 +441,20 @@ def _arrivals(host: Host, task: RouteTask, found: list[tuple[Load, ItemOutcome]]
             ).execute()
 
 
-def _proofs(host: Host, found: list[tuple[Load, ItemOutcome]]) -> None:
+def _compared(host: Host, task: RouteTask, report: str | None) -> datetime:
+    """When a comparison ended, as the carrier told: what happened to a copy since, it has not seen. Where it told nothing
+    sensible, when the task was submitted."""
+    began = task.submit_time or task.create_time
+    told = json.loads(report or "{}").get("completed")
+    try:
+        ended = datetime.fromisoformat(str(told).replace("Z", "+00:00"))
+        ended = ended if ended.tzinfo else ended.replace(tzinfo=UTC)
+    except ValueError:
+        ended = began
+    return min(max(ended, began), host.now())
+
+
+def _proofs(host: Host, found: list[tuple[Load, ItemOutcome]], compared: datetime) -> None:
     """Files that are set aside and were compared with the destination's."""
     by: dict[tuple[ClearingStatus, str], list[int]] = {}
     for each, outcome in found:
@@ -470,6 +468,6 @@ def _proofs(host: Host, found: list[tuple[Load, ItemOutcome]]) -> None:
     for (status, why), ids in by.items():
         said: dict[str, Any] = {"reason": attempts.brief(why)} if why else {}
         if status is not ClearingStatus.RETURNING:
-            said["proved_time"] = host.now()
+            said["proved_time"] = compared if status is ClearingStatus.PROVED else host.now()
         proving = among(RouteRemoval.id, ids) & (RouteRemoval.status == ClearingStatus.PROVING)
         RouteRemoval.update(status=status, task=None, **said).where(proving).execute()

@@ -11,16 +11,19 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from libtool.archive.hands import Budget, Host
+from libtool.archive import notices
+from libtool.archive.hands import Budget, Host, Tally
 from libtool.archive.replacing import spelled
 from libtool.archive.routes import Mirror, belongs, chosen
 from libtool.errors import DirectoryUnreadable
 from libtool.models.base import raw_rows
-from libtool.models.tables import Route, RouteDirectory, RouteFile, RouteTask
-from libtool.names import above
-from libtool.states import MirrorStatus
+from libtool.models.tables import Route, RouteDirectory, RouteFile, RouteRemoval, RouteTask, clearing
+from libtool.names import above, shown
+from libtool.states import ClearingStatus, MirrorStatus
 from libtool.trees.base import Gone
 
+#: Why a file is removed, as long as nothing is in its way.
+ARRIVED = "it arrived"
 #: A file's row and its path.
 Going = tuple[Any, str]
 
@@ -48,6 +51,31 @@ def eligible(host: Host, mirror: Mirror, budget: Budget, alike: list[str] | None
             continue
         if found:
             yield found
+
+
+def unanswered(mirror: Mirror) -> bool:
+    """Whether files lie aside that were compared, and nobody could tell."""
+    waits = (RouteRemoval.route == mirror.row.id) & clearing() & (RouteRemoval.status == ClearingStatus.ASIDE)
+    return bool(RouteRemoval.select().where(waits, RouteRemoval.proved_time.is_null(False)).exists())
+
+
+def tell_late(host: Host, mirror: Mirror, tally: Tally) -> None:
+    """Tell of files that have lain aside for more than a day; that is over when there are none. ``transfer`` tells, too:
+    what somebody writes under their names waits for them."""
+    late = host.now() - timedelta(days=1) - timedelta(seconds=mirror.wanted.settle_seconds)
+    t = RouteRemoval
+    waits = t.select().where(t.route == mirror.row.id, clearing(), t.aside_time < late)
+    count = waits.count()
+    if not count:
+        notices.over(host, tally, mirror.subject, "late")
+        return
+    first = waits.order_by(t.id).first()
+    why = "nobody has asked about them yet" if first.reason == ARRIVED else first.reason
+    text = (
+        f"{count} {'file has' if count == 1 else 'files have'} been set aside for more than a day and not been removed,"
+    )
+    text += f" such as '{shown(first.path)}': {why}. 'libtool delete' goes on with them; 'libtool delete --put-back"
+    notices.trouble(host, tally, mirror.subject, "late", f"{text} {mirror.row.name}' brings them back", at_once=True)
 
 
 def _twins(mirror: Mirror) -> set[str]:

@@ -16,11 +16,11 @@ from peewee import SQL, fn
 from libtool import names
 from libtool.archive.hands import Budget, Host, portions
 from libtool.archive.routes import Mirror
-from libtool.errors import DirectoryUnreadable, LibtoolError
+from libtool.errors import CarrierBusy, CarrierUnknown, DirectoryUnreadable, LibtoolError
 from libtool.models.base import among, insert_rows, raw_rows, update_many, writing
 from libtool.models.tables import Route, RouteDirectory, RouteFile
 from libtool.states import MirrorStatus
-from libtool.trees.base import ASIDE, Gone, Portion, Seen, Tree
+from libtool.trees.base import ASIDE, Gone, Portion, Seen, Tree, absent
 from libtool.units import to_microseconds
 
 #: Rows that are written in one transaction.
@@ -29,6 +29,10 @@ ROWS = 5000
 Told = Callable[[str, str, int], None]
 _SEEN, _STABLE, _SENDING, _SENT = (int(each) for each in list(MirrorStatus)[:4])
 _SECOND = 10**9
+#: In microseconds: nothing is left alone for longer.
+_LONGEST_WAIT = 2 * 86400 * 10**6
+#: Directories about which no clear answer is to be had, before the whole source counts as such.
+MOST_UNCLEAR = 3
 
 
 class Look:
@@ -40,6 +44,7 @@ class Look:
         self.unreadable: list[str] = []  #: what could not be looked at, in words
         self.strange: list[str] = []  #: some paths that cannot be mirrored
         self.strangers = 0  #: how many these are
+        self._unclear = 0  #: directories about which no clear answer was to be had
         self.begun = host.now()  #: when the look began, perhaps in an earlier run
         self.complete = False
         self._host, self._told = host, told
@@ -61,7 +66,7 @@ class Look:
                 below = self._directory(path, id)
             except Gone:
                 if not path:  # a source that is not there is no empty source
-                    raise DirectoryUnreadable(path=self.mirror.tree.path(""), why="it is not there") from None
+                    raise absent(self.mirror.tree.path(""), "it is not there") from None
                 self._gone(path, id)
                 continue
             except DirectoryUnreadable as trouble:
@@ -69,7 +74,10 @@ class Look:
                     raise
                 self.unreadable.append(trouble.text)
                 continue
-            except LibtoolError:
+            except LibtoolError as trouble:
+                if self._only_here(path, trouble):
+                    self.unreadable.append(trouble.text)
+                    continue
                 self._pause(path)  # what was found so far is not to be found again
                 raise
             floor = floors.get(path, "")
@@ -77,6 +85,17 @@ class Look:
             todo += [(f"{path}/{name}" if path else name, below[name]) for name in inside]
         self._end()
         self.complete = True
+
+    def _only_here(self, path: str, trouble: LibtoolError) -> bool:
+        """Whether no clear answer is to be had about this one directory, while the source itself can be listed: it keeps
+        nothing else from being looked at. That is asked a few times; then it counts as the source's trouble."""
+        if not path or not isinstance(trouble, (CarrierUnknown, CarrierBusy)) or self._unclear >= MOST_UNCLEAR:
+            return False
+        self._unclear += 1
+        try:
+            return holds(self.mirror.tree, "") is not None
+        except LibtoolError:
+            return False
 
     # -- where it is -----------------------------------------------------------------------------------------------
 
@@ -118,13 +137,17 @@ class Look:
         found = iter(self.mirror.tree.list(path))
         portion = next(found)
         if not path and not (portion.files or portion.directories or portion.strange):
-            self._believable(id)
+            believable(self.mirror)
         while True:
             following = next(found, None)
             several = several or following is not None
             rows = self._rows(id, [each.name for each in portion.files] if several else None)
             self._take(portion, path, listed, below)
             matched += self._compare(path, here, portion.files, rows)
+            if whole and not portion.whole:
+                why = "it has more entries than the service lists, so only those that it shows are mirrored. Put some of them"
+                where = self.mirror.tree.path(path)
+                self.unreadable.append(DirectoryUnreadable(path=where, why=f"{why} into directories of their own").text)
             whole = whole and portion.whole
             if not several and whole:
                 self._missing(path, rows)
@@ -138,16 +161,6 @@ class Look:
                 if name not in listed:
                     self._gone(f"{path}/{name}" if path else name, number)
         return listed
-
-    def _believable(self, id: int | None) -> None:
-        """DirectoryUnreadable when the source shows nothing at all although files are known: what is not mounted looks
-        so. What is set aside in it shows that it is."""
-        known = RouteFile.select(SQL("1")).where(RouteFile.route == self.mirror.row.id).limit(1)
-        if id is not None and any(True for _ in raw_rows(known)) and holds(self.mirror.tree, ASIDE) is None:
-            why = "it is empty, and files are known in it; is it mounted? If it is, put any file into it, or run"
-            raise DirectoryUnreadable(
-                path=self.mirror.tree.path(""), why=f"{why} 'libtool reset {self.mirror.row.name}'"
-            )
 
     def _below(self, id: int | None, path: str) -> dict[str, int]:
         """The directories that are known in this one, by name."""
@@ -208,7 +221,10 @@ class Look:
                 continue
             known += 1
             status = row[6]
-            if row[:5] == seen:
+            if row[7] > self._now and status < _SENDING:  # by a clock that was ahead: it is seen from now on
+                if pen is not None:
+                    pen.changed.append((row[5], *seen[1:], _SEEN, bool(row[9]), self._now, 0))
+            elif row[:5] == seen:
                 if status == _SEEN and self._settled(seen.mtime, row[7], row[8], calm):
                     if pen is not None:
                         pen.stable.append(row[5])
@@ -221,8 +237,8 @@ class Look:
 
     def _settled(self, mtime: int, since: int, not_before: int | None, calm: int) -> bool:
         """Whether a file has kept still for long enough. Times in the future are of another clock and say nothing."""
-        if since > calm or (not_before is not None and not_before > self._now):
-            return False
+        if since > calm or (not_before is not None and self._now < not_before <= self._now + _LONGEST_WAIT):
+            return False  # one that is farther off is of a clock that was ahead
         changed = mtime // 1000
         return changed <= calm or changed > self._now
 
@@ -270,6 +286,16 @@ class Look:
         if self._pen is not None and id is not None:
             self._pen.flush()
             forget(self.mirror.row, path)
+
+
+def believable(mirror: Mirror) -> None:
+    """DirectoryUnreadable when a source that shows nothing at all has files that are known: what is not mounted looks so.
+    What is set aside in it shows that it is."""
+    known = RouteFile.select(SQL("1")).where(RouteFile.route == mirror.row.id).limit(1)
+    if any(True for _ in raw_rows(known)) and holds(mirror.tree, ASIDE) is None:
+        why = "it is empty, and files are known in it. Is it mounted? Mount it, and all goes on. If its files were taken away"
+        why += f" on purpose, put any file into it, or run 'libtool reset {mirror.row.name}'"
+        raise absent(mirror.tree.path(""), why)
 
 
 def holds(tree: Tree, directory: str) -> bool | None:

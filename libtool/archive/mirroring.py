@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from peewee import Expression, fn
 
 from libtool.archive import notices, replacing, routes
-from libtool.archive.errands import Errands, part
+from libtool.archive.errands import FRUITLESS, UNTOLD, Errands, part
 from libtool.archive.hands import Budget, Host, Tally
+from libtool.archive.hindrances import Step
+from libtool.archive.leaving import tell_late
 from libtool.archive.looking import Look, shorten
 from libtool.archive.replacing import Again
 from libtool.archive.routes import Mirror
@@ -30,30 +32,42 @@ PORTION = 2000
 def transfer(host: Host, mirror: Mirror, budget: Budget, tally: Tally) -> None:
     """Learn what arrived, look at the source, and send what is new and keeps still."""
     errands = Errands(host, mirror, tally, DEEDS, "transfer")
+    if mirror.former:
+        errands.finish(budget)
+        errands.way.settle(False)
+        return
     errands.learn(budget)
     errands.redirect()
     errands.ship(budget)  # what an earlier run began
     looked = Look(host, mirror)
     again = Again()
-    if not errands.closed and errands.guarded(lambda: looked.go(budget)):
+    if not errands.way.closed and errands.way.guarded(Step.LOOK, lambda: looked.go(budget)):
         _send(mirror, budget, errands, again)
-    errands.settle()
+    failing = routes.failing(mirror.row)
+    if not failing:
+        notices.over(host, tally, mirror.subject, f"{FRUITLESS} send")
+    errands.way.settle(failing)
     _tell(host, mirror, looked, tally)
     again.tell(host, mirror, tally)
+    tell_late(host, mirror, tally)
+    _tell_elsewhere(host, mirror, tally)
 
 
 def _send(mirror: Mirror, budget: Budget, errands: Errands, again: Again) -> None:
     """Make tasks of what kept still, and submit each at once: a task that waits would only grow old."""
     still = (RouteFile.route == mirror.row.id) & (RouteFile.status == MirrorStatus.STABLE)
-    tried, most = RouteFile.doubt & RouteFile.not_before.is_null(False), int(mirror.wanted.max_files)
+    fresh, most = RouteFile.not_before.is_null(), int(mirror.wanted.max_files)
+    # Of those that were tried before one may keep the others of its task from arriving.
     kinds = (
-        (Deed.SEND, still & ~RouteFile.doubt, most),
-        (Deed.COMPARE, still & RouteFile.doubt & RouteFile.not_before.is_null(), most),
-        (Deed.COMPARE, still & tried, part(RouteFile.select().where(still, tried).count(), most)),
+        (Deed.SEND, still & ~RouteFile.doubt & fresh, True),
+        (Deed.COMPARE, still & RouteFile.doubt & fresh, True),
+        (Deed.SEND, still & ~RouteFile.doubt & ~fresh, False),
+        (Deed.COMPARE, still & RouteFile.doubt & ~fresh, False),
     )
-    for deed, stable, count in kinds:
+    for deed, stable, first in kinds:
+        count = most if first else part(RouteFile.select().where(stable).count(), most)
         for ids in _ready(mirror, stable, count, again):
-            if not budget.left or not errands.smooth or errands.slots <= 0:
+            if not budget.left or not errands.way.smooth or errands.slots <= 0:
                 return
             _form(errands, deed, stable, ids)
             errands.ship(budget)
@@ -116,16 +130,37 @@ def _tell(host: Host, mirror: Mirror, look: Look, tally: Tally) -> None:
     count, one = routes.will_not_go(mirror.row, WILL_NOT_GO)
     if one is not None:
         path = f"{one.directory.path}/{one.name}".lstrip("/")
-        text = f"{count} files will not go, such as '{shown(path)}': {one.reason}. They are tried again by themselves"
+        text = (
+            f"{count} {'file' if count == 1 else 'files'} will not go, such as '{shown(path)}': {one.reason or UNTOLD}"
+        )
+        text = f"{text.removesuffix('.')}. They are tried again by themselves; 'libtool status --waiting' names all"
         notices.trouble(host, tally, mirror.subject, "files", text, at_once=True)
     else:
         notices.over(host, tally, mirror.subject, "files")
+
+
+def _tell_elsewhere(host: Host, mirror: Mirror, tally: Tally) -> None:
+    """Tell of files that arrived at a former destination of the route: they are neither sent to the present one nor
+    removed, until somebody says so."""
+    count, where = routes.elsewhere(mirror.row, mirror.wanted)
+    if not count:
+        notices.over(host, tally, mirror.subject, "elsewhere")
+        return
+    text = (
+        f"{count} {'file' if count == 1 else 'files'} arrived at the former destination {where}: nothing sends them to"
+    )
+    text += (
+        f" {mirror.wanted.dst_dir}, and nothing removes them here. 'libtool reset {mirror.row.name}' has all sent there"
+    )
+    notices.trouble(host, tally, mirror.subject, "elsewhere", f"{text}; a correction of the destination undoes it")
 
 
 def plan(host: Host, mirror: Mirror, budget: Budget, tell: Callable[[str], None]) -> None:
     """Look at the source and tell what a run would find there, a line each; nothing is written."""
     for deed in open_tasks_of(mirror):
         tell(deed)
+    if mirror.former:
+        return
     Look(host, mirror, lambda word, path, size: tell(f"{word}: {shown(path)}, {size} bytes")).go(budget)
 
 

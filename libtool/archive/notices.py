@@ -34,11 +34,12 @@ def trouble(host: Host, tally: Tally, subject: str, kind: str, text: str, *, at_
         fault = Fault.get_or_none(subject=subject, kind=kind)
         if fault is None:
             fault = Fault.create(subject=subject, kind=kind, text=text, first_time=now, last_time=now)
-        if fault.told_time is None and now - fault.last_time > STALE:
-            fault.first_time = now  # what was met once, long ago, has not lasted since
+        if (fault.told_time is None and now - fault.last_time > STALE) or fault.first_time > now:
+            fault.first_time = now  # what was met once, long ago, has not lasted since; nor by a clock that was ahead
         lasted = (now - fault.first_time).total_seconds()
         due = at_once or lasted >= host.settings.notice_after
-        tell = due if fault.told_time is None else now - fault.told_time >= REMINDER
+        before = fault.told_time
+        tell = due if before is None else now - before >= REMINDER or before > now + REMINDER
         changes = {"text": text, "first_time": fault.first_time, "last_time": now, "count": Fault.count + 1}
         same = Fault.told_time.is_null() if fault.told_time is None else Fault.told_time == fault.told_time
         changed = Fault.update(**changes, told_time=now if tell else fault.told_time).where(Fault.id == fault.id, same)
@@ -91,12 +92,19 @@ def forget(subject: str) -> None:
             Fault.delete().where(Fault.subject == subject).execute()
 
 
-def recent(host: Host, subject: str, kind: str, *, told: bool = False) -> bool:
-    """Whether ``subject`` has this trouble (and it was told), and it was met not long ago."""
+def recent(host: Host, subject: str, kind: str, *, told: bool = False, span: float | None = None) -> bool:
+    """Whether ``subject`` has this trouble (and it was told), and it was met not long ago: within ``span`` seconds."""
     fault = Fault.get_or_none(subject=subject, kind=kind)
     if fault is None or (told and fault.told_time is None):
         return False
-    return bool((host.now() - fault.last_time).total_seconds() <= 2 * host.settings.notice_after)
+    longest = 2 * host.settings.notice_after if span is None else span
+    return bool((host.now() - fault.last_time).total_seconds() <= longest)
+
+
+def met(host: Host, subject: str, kind: str, span: timedelta) -> bool:
+    """Whether ``subject`` had this trouble within so long."""
+    fault = Fault.get_or_none(subject=subject, kind=kind)
+    return fault is not None and host.now() - fault.last_time < span
 
 
 def lasts(host: Host, subject: str, kind: str, span: timedelta) -> bool:
@@ -142,7 +150,8 @@ class Ledger:
         """Tell what is new and what is over, but for the words in ``lasting``, of which this run found out nothing. What the
         sibling of this ledger has told already is not told again."""
         for (subject, word), (text, count, at_once) in self._found.items():
-            if self._sibling and recent(host, subject, self._sibling + word, told=True):
+            day = REMINDER.total_seconds()
+            if self._sibling and recent(host, subject, self._sibling + word, told=True, span=day):
                 continue
             more = f" (and {count - 1} more)" if count > 1 else ""
             trouble(host, tally, subject, self._mark + word, text + more, at_once=at_once)

@@ -15,7 +15,7 @@ from libtool import names
 from libtool.archive import notices, queue, resetting
 from libtool.archive.hands import Host, Tally
 from libtool.errors import RouteMoved, UnknownRoute
-from libtool.models.base import raw_rows, writing
+from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import Route, RouteFile, RouteRemoval, RouteTask, clearing, open_tasks
 from libtool.states import ClearingStatus, MirrorStatus
 from libtool.trees.base import Tree
@@ -30,6 +30,11 @@ class Mirror:
     wanted: Any  #: its entry in the configuration
     tree: Tree  #: its source
     ours: Callable[[str, bool], bool]  #: whether a path (True: a directory) belongs to it, by its patterns
+
+    @property
+    def former(self) -> bool:
+        """Whether the configuration does not have it any more, or with another source."""
+        return isinstance(self.wanted, Former)
 
     @property
     def subject(self) -> str:
@@ -61,13 +66,23 @@ def _former(row: Route) -> Former:
 
 
 def tell_former(host: Host, tally: Tally) -> None:
-    """Tell of routes that the configuration does not have any more, and that have files set aside."""
+    """Tell of routes that the configuration does not have any more, and that have files set aside or tasks under way."""
     lies = RouteRemoval.select(SQL("1")).where(RouteRemoval.route == Route.id, clearing())
-    lost = {row.name: row for row in Route.select().where(fn.EXISTS(lies)) if row.name not in host.settings.routes}
+    flies = RouteTask.select(SQL("1")).where(RouteTask.route == Route.id, open_tasks())
+    found = Route.select().where(fn.EXISTS(lies) | fn.EXISTS(flies))
+    lost = {row.name: row for row in found if row.name not in host.settings.routes}
     for name, row in lost.items():
         count = RouteRemoval.select().where(RouteRemoval.route == row.id, clearing()).count()
-        text = f"it is not in the configuration any more, and {count} files of it are set aside at {row.src_dir}. Bring them"
-        text += f" back with 'libtool delete --put-back {name}'"
+        tasks = RouteTask.select().where(RouteTask.route == row.id, open_tasks()).count()
+        text = "it is not in the configuration any more"
+        if tasks:
+            text += (
+                f"; {tasks} of its tasks {'is' if tasks == 1 else 'are'} under way, which 'libtool transfer {name}' and"
+            )
+            text += f" 'libtool delete {name}' see through"
+        if count:
+            text += f"; {count} of its files {'is' if count == 1 else 'are'} set aside at {row.src_dir}, which 'libtool delete"
+            text += f" --put-back {name}' brings back"
         notices.trouble(host, tally, f"route {name}", "former", text, at_once=True)
     for fault in notices.standing():
         name = fault.subject.removeprefix("route ")
@@ -77,17 +92,19 @@ def tell_former(host: Host, tally: Tally) -> None:
             notices.over(host, tally, fault.subject, fault.kind)
 
 
-def named(host: Host, given: Sequence[str], *, former: bool = False) -> list[str]:
-    """The routes that are meant: those that are named, or all of the configuration; with ``former`` also those that it
-    does not have any more can be named."""
+def named(host: Host, given: Sequence[str]) -> list[str]:
+    """The routes that are meant: those that are named, or all of the configuration and those that it does not have any
+    more but that have tasks under way. Such ones can be named, too."""
     known = list(host.settings.routes)
     for name in given:
-        if former and Route.select().where(Route.name == name).exists():
+        if Route.select().where(Route.name == name).exists():
             continue
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             raise UnknownRoute(name=name, guess=f" (did you mean '{close[0]}'?)" if close else "")
-    return list(dict.fromkeys(given)) or known
+    busy = Route.select(Route.name).join(RouteTask, on=RouteTask.route == Route.id).where(open_tasks()).distinct()
+    lost = [] if given else sorted(name for (name,) in raw_rows(busy) if name not in known)
+    return list(dict.fromkeys(given)) or known + lost
 
 
 def mirror(host: Host, name: str, *, make: bool = True, former: bool = False) -> Mirror | None:
@@ -124,7 +141,7 @@ def for_task(host: Host, name: str, tally: Tally, *, make: bool = True, former: 
     except RouteMoved as trouble:
         tally.person = True
         notices.trouble(host, tally, f"route {name}", "moved", trouble.text, at_once=True)
-        return None
+        return mirror(host, name, make=make, former=True)  # what is under way is seen through
     if not former:
         notices.over(host, tally, f"route {name}", "moved")
     return found
@@ -223,12 +240,28 @@ def tasks(limit: int) -> list[dict[str, Any]]:
     return [queue.task(row, f"route {row.route.name}: {row.deed.name.lower()}", "globus") for row in rows]
 
 
+def failing(row: Route) -> bool:
+    """Whether the last try to send some file failed."""
+    again = (RouteFile.route == row.id) & (RouteFile.status != MirrorStatus.SENT) & RouteFile.reason.is_null(False)
+    return bool(RouteFile.select(SQL("1")).where(again).exists())
+
+
+def elsewhere(row: Route, wanted: Any) -> tuple[int, str]:
+    """How many files arrived at another destination than the present one, and at which."""
+    t = RouteTask
+    other = (t.route == row.id) & ((t.dst_id != wanted.dst_id) | (t.dst_dir != wanted.dst_dir))
+    tasks = list(raw_rows(t.select(t.id, t.dst_dir).where(other).order_by(t.id)))
+    sent = (RouteFile.route == row.id) & (RouteFile.status == MirrorStatus.SENT)
+    count = int(RouteFile.select().where(sent, among(RouteFile.task, [id for id, _ in tasks])).count()) if tasks else 0
+    return count, tasks[-1][1] if tasks else ""
+
+
 def _by_status(table: type[RouteFile] | type[RouteRemoval], route: int) -> Any:
     return table.select(table.status, fn.COUNT(table.id)).where(table.route == route).group_by(table.status)
 
 
 def will_not_go(row: Route, attempts: int) -> tuple[int, RouteFile | None]:
-    """How many files have failed that often, and one of them."""
-    stuck = (RouteFile.route == row.id) & (RouteFile.status == MirrorStatus.SEEN) & (RouteFile.attempts >= attempts)
+    """How many files have failed that often and not arrived since, and one of them."""
+    stuck = (RouteFile.route == row.id) & (RouteFile.status != MirrorStatus.SENT) & (RouteFile.attempts >= attempts)
     count = int(RouteFile.select().where(stuck).count())
     return count, RouteFile.select().where(stuck).order_by(RouteFile.id).first() if count else None

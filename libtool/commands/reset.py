@@ -19,7 +19,7 @@ from libtool.errors import Usage
 def reset(frame: Frame, route: str, yes: bool, dry_run: bool) -> int:
     """Forget what is known of ROUTE: the next 'transfer' takes every file of its source for new. No file is touched."""
     with frame.open() as node:
-        (name,) = routes.named(node, [route], former=True)
+        (name,) = routes.named(node, [route])
         found = resetting.state(name)
         print(
             f"{name}: {found.files} files are known, {found.arrived} of them as arrived; {found.aside} are set aside;"

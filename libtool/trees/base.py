@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar, NamedTuple
 
+from libtool.errors import SourceAbsent
+
 #: The directory below a tree's root in which files wait to be removed; no listing shows one of this name.
 ASIDE = ".libtool-aside"
 #: Entries that one portion of a listing has at most, where the tree can be read in portions.
@@ -38,6 +40,11 @@ class Portion:
 
 class Gone(Exception):
     """The directory is not there (any more), or is none. Says nothing about the tree as a whole."""
+
+
+def absent(path: str, why: str) -> SourceAbsent:
+    """The error that a tree as a whole is not to be seen: nothing is known of what is in it."""
+    return SourceAbsent(carrier="source", path=path, why=why, everywhere=False, cause="source")
 
 
 class Way(Enum):

@@ -19,7 +19,7 @@ from libtool import copying
 from libtool.errors import CarrierUnknown, DirectoryUnreadable
 from libtool.names import above, shown
 from libtool.seams import seam
-from libtool.trees.base import ASIDE, PORTION, Gone, Portion, Seen, Tree, Way
+from libtool.trees.base import ASIDE, PORTION, Gone, Portion, Seen, Tree, Way, absent
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: On the way to a directory it is enough to pass.
@@ -60,8 +60,8 @@ class LocalTree(Tree):
         try:  # the root itself may be a link: the operator wrote it
             at = os.open(self.root or "/", (_STEP if parts else _DIRECTORY) & ~os.O_NOFOLLOW)
         except OSError as trouble:
-            why = f"{self.path('')} cannot be opened ({trouble.strerror}); is it mounted?"
-            raise CarrierUnknown(carrier="local", why=why, everywhere=False) from None
+            why = f"it cannot be opened ({trouble.strerror}). Is it mounted?"
+            raise absent(self.path(""), why) from None
         for left, part in enumerate(parts, 1 - len(parts)):
             try:
                 below = os.open(part, _STEP if left else _DIRECTORY, dir_fd=at)

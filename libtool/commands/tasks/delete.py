@@ -19,7 +19,7 @@ def delete(frame: Frame, route: tuple[str, ...], put_back: bool, soft_timeout: f
     """Remove from the source of each ROUTE (default: all) what arrived and was kept for keep_seconds: it is set aside,
     compared with the destination byte for byte, and removed when both are the same. What changed stays."""
     with frame.open() as node:
-        names = routes.named(node, route, former=put_back)
+        names = routes.named(node, route)
         if dry_run:
             budget = tasks.budget(soft_timeout)
             for name in names:

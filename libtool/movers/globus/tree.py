@@ -335,6 +335,8 @@ def _seen(name: str, entry: Mapping[str, Any]) -> Seen | None:
         return None
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= _MOST:
         raise ValueError("no size")
+    if told[4:5].isdecimal():
+        return None  # a year with more digits than Python knows, as some disks have it
     moment = datetime.fromisoformat(told.replace("Z", "+00:00"))
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
