@@ -147,8 +147,9 @@ class Node:
 
     def carriers(self) -> list[Mover]:
         """The carriers that need looking after although nothing is to be carried."""
-        wanted = self.settings.globus_enable or self.settings.routes
-        mover = self.mover("globus") if wanted else None
+        for route in self.settings.routes.values():
+            return [self._globus(route.src_id, route.dst_dir)]  # complete, whatever else the configuration lacks
+        mover = self.mover("globus") if self.settings.globus_enable else None
         return [mover] if mover is not None else []
 
     def tree(self, route: RouteSettings) -> Tree:

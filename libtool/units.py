@@ -50,6 +50,16 @@ def show_span(seconds: float) -> str:
     return f"{whole}s"
 
 
+def counted(count: int, what: str) -> str:
+    """``1, "file"`` → ``"1 file"``, ``2, "file"`` → ``"2 files"``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def are(count: int) -> str:
+    """The verb for that many."""
+    return "is" if count == 1 else "are"
+
+
 def about(seconds: float) -> str:
     """A span for people: long ones in whole days or hours, others exactly."""
     if seconds >= 2 * 86400:

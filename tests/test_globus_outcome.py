@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -442,6 +443,7 @@ def test_just_these_files_are_deleted_and_no_mail_is_sent(deeds: Deeds) -> None:
     posted = {**task.document}
     assert posted.pop("submission_id") and posted.pop("label").startswith("delete libtool r 7 ")
     assert posted.pop("DATA") == [{"DATA_TYPE": "delete_item", "path": item.source} for item in [*items, gone]]
+    assert timedelta(0) < datetime.fromisoformat(posted.pop("deadline")) - deeds.globus.now <= timedelta(hours=1)
     assert posted == {
         "DATA_TYPE": "delete",
         "endpoint": deeds.here.id,

@@ -1330,7 +1330,7 @@ def test_what_is_not_the_same_any_more_at_the_destination_is_told(routed: Routed
     (routed.target / "lost").unlink()
     put(routed.target / "damaged", b"DAMAGED")
     told = "".join(each.err for _ in range(3) for each in routed.round(("delete",)))
-    assert told.count("2 files that had arrived, such as") == 1 and "not the same at both ends any more" in told
+    assert told.count("2 files that had arrived differed") == 1 and "'damaged', 'lost'" in told
     for _ in range(8):
         routed.round()
     assert routed.troubles()  # of a copy that goes bad others may follow

@@ -35,6 +35,7 @@ from libtool.archive import mirroring  # noqa: F401
 from libtool.models.tables import Fault, RouteFile, RouteRemoval, RouteTask, TaskRun, clearing, open_tasks
 from libtool.movers.globus import access, mover  # noqa: F401
 from libtool.movers.globus import tree as collection_tree  # noqa: F401
+from libtool.states import ClearingStatus
 from tests import crash
 from tests.globus_service import GlobusService
 from tests.globus_service.answers import Answer, Request, document
@@ -658,11 +659,7 @@ class Month:
             place.unlink()
         place = bench.source / numbers.choice(self.names)
         if place.is_file() and numbers.random() < 0.2:  # by another name, as it is
-            other = place.with_name(f"{place.name} moved {bench.number()}")
-            content = place.read_bytes()
-            place.rename(other)
-            bench.former.add((bench.versions[content], content))
-            bench.versions[content] = str(other.relative_to(bench.source))
+            self._rename(place, f"{place.name} moved {bench.number()}")
 
     def _outage(self) -> None:
         name = self.numbers.choice([*TROUBLES, "source", "target", "service"])
@@ -687,6 +684,28 @@ class Month:
         self.trouble.end()
         self._mount()
 
+    def person(self) -> None:
+        """Who is told that a former file cannot come back moves the new one away."""
+        bench = self.bench
+        bench.globus.advance(4 * 86400)
+        for _ in range(8):
+            for words in (TRANSFER, DELETE):
+                bench.run(*words)
+                bench.globus.work()
+            bench.globus.advance(WHILE)
+        with bench.site.open():
+            paths = [row.path for row in RouteRemoval.select().where(clearing(), RouteRemoval.status == ClearingStatus.RETURNING)]
+        for path in paths:
+            place = bench.source / path
+            if place.is_file():
+                self._rename(place, f"{place.name} kept {bench.number()}")
+
+    def _rename(self, place: Path, name: str) -> None:
+        bench, content, other = self.bench, place.read_bytes(), place.with_name(name)
+        place.rename(other)
+        bench.former.add((bench.versions[content], content))
+        bench.versions[content] = str(other.relative_to(bench.source))
+
 
 #: They change what users wrote, which the eye would not understand; or they hide files in a directory that was emptied.
 HIDING = ("listings: nothing *", "listings: the first is missing *", "listings: the last is missing *")
@@ -707,7 +726,7 @@ def test_a_month(bench: Bench, seed: int, monkeypatch: pytest.MonkeyPatch, capsy
         month.step()
         steps += 1
     month.end()
-    bench.globus.advance(4 * 86400)
+    month.person()
     bench.to_the_end(most=60)
     with bench.site.open():
         rows = {table.__name__: table.select().count() for table in (RouteTask, RouteFile, RouteRemoval, Fault)}

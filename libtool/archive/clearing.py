@@ -17,7 +17,7 @@ from libtool.archive import attempts, errands, leaving, notices, replacing
 from libtool.archive.emptying import OWNER, clear_away, own_mark
 from libtool.archive.errands import Errands
 from libtool.archive.hands import Budget, Host, Tally, portions
-from libtool.archive.hindrances import Step
+from libtool.archive.hindrances import FRUITLESS, Step
 from libtool.archive.leaving import ARRIVED
 from libtool.archive.looking import believable, holds
 from libtool.archive.routes import Mirror
@@ -73,7 +73,7 @@ class Clearing:
         self._tell()
         failing = leaving.unanswered(mirror)
         if not failing:
-            notices.over(self.host, self.tally, mirror.subject, f"{errands.FRUITLESS} prove")
+            notices.over(self.host, self.tally, mirror.subject, f"{FRUITLESS} prove")
         # Of RouteShared putting back finds out nothing.
         self.errands.way.settle(failing, lasting=["RouteShared"] if put_back else [])
 
@@ -388,6 +388,7 @@ class Clearing:
         if why := self._tree.unable():
             self.errands.way.note("unable", f"nothing can be removed at the source: {why}")
             return
+        leaving.since_now(self.host, self.mirror)
         left = int(self.mirror.wanted.max_deletions)
         going: list[tuple[RouteFile, str]] = []
         alike: list[str] = []

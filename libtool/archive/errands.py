@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from libtool.archive import attempts, notices, replacing
 from libtool.archive.hands import Budget, Host, Tally
-from libtool.archive.hindrances import Hindrances, Step
+from libtool.archive.hindrances import FRUITLESS, Hindrances, Step
 from libtool.archive.learning import STALLED
 from libtool.archive.queue import REFUSED_WAIT
 from libtool.archive.routes import Mirror
@@ -23,7 +23,7 @@ from libtool.models.tables import RouteDirectory, RouteFile, RouteRemoval, Route
 from libtool.movers.base import Arrived, Hitch, Item, ItemOutcome, Mover, Progress, Stage, Ticket
 from libtool.states import ClearingStatus, Deed, MirrorStatus, QueueStatus
 from libtool.trees.base import ASIDE
-from libtool.units import UTC
+from libtool.units import UTC, counted
 
 #: How long what a task could not do for a passing reason is left alone.
 PASSING_WAIT = timedelta(minutes=10)
@@ -35,8 +35,7 @@ FARTHEST = timedelta(days=2)
 _PARTS = 10
 #: The trouble of files that had arrived and were not as they were sent when both ends were compared.
 DIFFER = "differ"
-#: The trouble of tasks that end and change nothing; of those that compare what is set aside it is another one.
-FRUITLESS, _KIND = "fruitless", {Deed.PROVE: "prove"}
+_KIND = {Deed.PROVE: "prove"}
 UNTOLD = "Globus cannot tell whether it arrived"
 _FLYING = [QueueStatus.SUBMITTING, QueueStatus.IN_FLIGHT]
 
@@ -378,10 +377,12 @@ def record(
     """Write down what became of every file of a task that is over."""
     other = [each.there for each, outcome in found if task.deed is Deed.PROVE and outcome.arrived is Arrived.YES]
     if other:  # told first: once it is written down nobody learns it again
-        text = f"{len(other)} files that had arrived, such as '{other[0]}', were not the same at both ends any more, or gone"
-        text += (
-            " from the destination. Nothing is lost here: they are put back and sent again; find out what changed them"
+        named = ", ".join(f"'{name}'" for name in other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
+        text = (
+            f"{counted(len(other), 'file')} that had arrived differed when both ends were compared, or were gone at the"
         )
+        text += f" destination: {named}. The source's content was kept and is put back, and the destination is given it again"
+        text += " in place of what it has now; find out what changed them"
         notices.trouble(host, tally, f"route {task.route.name}", DIFFER, text, at_once=True)
     why = fruitless(task, found) if status is QueueStatus.FAILED else ""
     if any(outcome.arrived is Arrived.NO and not outcome.passing for _, outcome in found):
@@ -397,8 +398,11 @@ def record(
             RouteRemoval.update(task=None).where(RouteRemoval.task == task.id).execute()
     if why:
         what = "compared nothing" if task.deed is Deed.PROVE else "brought nothing"
-        text = f"its last task of {task.files} files {what}: {why}. They stay here, and are tried again"
-        notices.trouble(host, tally, f"route {task.route.name}", f"{FRUITLESS} {_KIND.get(task.deed, 'send')}", text)
+        count = "one file" if task.files == 1 else f"{task.files} files"
+        text = f"its last task, of {count}, {what}: {why.removesuffix('.')}. All stays here, and is tried again"
+        about, kind = f"route {task.route.name}", f"{FRUITLESS} {_KIND.get(task.deed, 'send')}"
+        behind = [(about, each) for each in ("transfer-task", "delete-task", FRUITLESS)]
+        notices.trouble(host, tally, about, kind, text, behind=behind)
     if task.deed in (Deed.SEND, Deed.COMPARE):
         for each, outcome in found:
             if outcome.arrived is Arrived.NO and not outcome.passing:

@@ -17,6 +17,8 @@ from libtool.models.tables import RouteTask, SendQueue, open_tasks, waiting
 from libtool.states import Deed, QueueStatus
 
 CARRIER = "carrier globus"
+#: The kind of trouble that tasks have which end and change nothing.
+FRUITLESS = "fruitless"
 _SIBLING = {"transfer": "delete", "delete": "transfer"}
 
 
@@ -36,7 +38,7 @@ class Hindrances:
         other = _SIBLING[word]
         self._notes = notices.Ledger(word)
         #: What hinders tasks that were submitted.
-        self.tasks = notices.Ledger(f"{word}-task")
+        self.tasks = notices.Ledger(f"{word}-task", f"{other}-task", [FRUITLESS])
         self._steps = {step: notices.Ledger(f"{word}-{step.value}", f"{other}-{step.value}") for step in Step}
         self.closed = False  #: the carrier does not answer, or a person must act first
         self.smooth = True  #: nothing stood in the way of looking and submitting yet

@@ -16,11 +16,12 @@ from libtool.archive.hands import Budget, Host, Tally
 from libtool.archive.replacing import spelled
 from libtool.archive.routes import Mirror, belongs, chosen
 from libtool.errors import DirectoryUnreadable
-from libtool.models.base import raw_rows
+from libtool.models.base import raw_rows, writing
 from libtool.models.tables import Route, RouteDirectory, RouteFile, RouteRemoval, RouteTask, clearing
 from libtool.names import above, shown
 from libtool.states import ClearingStatus, MirrorStatus
 from libtool.trees.base import Gone
+from libtool.units import counted
 
 #: Why a file is removed, as long as nothing is in its way.
 ARRIVED = "it arrived"
@@ -55,7 +56,8 @@ def eligible(host: Host, mirror: Mirror, budget: Budget, alike: list[str] | None
 
 def unanswered(mirror: Mirror) -> bool:
     """Whether files lie aside that were compared, and nobody could tell."""
-    waits = (RouteRemoval.route == mirror.row.id) & clearing() & (RouteRemoval.status == ClearingStatus.ASIDE)
+    waits = (RouteRemoval.route == mirror.row.id) & clearing()
+    waits &= RouteRemoval.status << [ClearingStatus.ASIDE, ClearingStatus.PROVING]  # it may be asked once more just now
     return bool(RouteRemoval.select().where(waits, RouteRemoval.proved_time.is_null(False)).exists())
 
 
@@ -71,11 +73,11 @@ def tell_late(host: Host, mirror: Mirror, tally: Tally) -> None:
         return
     first = waits.order_by(t.id).first()
     why = "nobody has asked about them yet" if first.reason == ARRIVED else first.reason
-    text = (
-        f"{count} {'file has' if count == 1 else 'files have'} been set aside for more than a day and not been removed,"
-    )
+    text = f"{counted(count, 'file')} {'has' if count == 1 else 'have'} been set aside for more than a day and not been removed,"
     text += f" such as '{shown(first.path)}': {why}. 'libtool delete' goes on with them; 'libtool delete --put-back"
-    notices.trouble(host, tally, mirror.subject, "late", f"{text} {mirror.row.name}' brings them back", at_once=True)
+    text += f" {mirror.row.name}' brings them back"
+    cause = [(mirror.subject, ""), ("carrier globus", "")]
+    notices.trouble(host, tally, mirror.subject, "late", text, at_once=True, behind=cause)
 
 
 def _twins(mirror: Mirror) -> set[str]:
@@ -86,6 +88,15 @@ def _twins(mirror: Mirror) -> set[str]:
     ]
     count = Counter(map(spelled, paths))
     return {path for path in paths if count[spelled(path)] > 1}
+
+
+def since_now(host: Host, mirror: Mirror) -> None:
+    """What arrived at a time to come, by a clock that was ahead, is kept from now on."""
+    now, t = host.now(), RouteFile
+    ahead = (t.route == mirror.row.id) & (t.status == MirrorStatus.SENT) & (t.arrived_time > now)
+    if t.select().where(ahead).exists():
+        with writing("arrived by another clock"):
+            t.update(arrived_time=now).where(ahead).execute()
 
 
 def _due(host: Host, mirror: Mirror) -> Any:

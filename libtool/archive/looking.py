@@ -76,7 +76,8 @@ class Look:
                 continue
             except LibtoolError as trouble:
                 if self._only_here(path, trouble):
-                    self.unreadable.append(trouble.text)
+                    here = DirectoryUnreadable(path=self.mirror.tree.path(path), why=trouble.reason)
+                    self.unreadable.append(here.text)
                     continue
                 self._pause(path)  # what was found so far is not to be found again
                 raise

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from peewee import Expression, fn
 
 from libtool.archive import notices, replacing, routes
-from libtool.archive.errands import FRUITLESS, UNTOLD, Errands, part
+from libtool.archive.errands import UNTOLD, Errands, part
 from libtool.archive.hands import Budget, Host, Tally
-from libtool.archive.hindrances import Step
+from libtool.archive.hindrances import FRUITLESS, Step
 from libtool.archive.leaving import tell_late
 from libtool.archive.looking import Look, shorten
 from libtool.archive.replacing import Again
@@ -21,6 +21,7 @@ from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import RouteDirectory, RouteFile, RouteTask, open_tasks
 from libtool.names import shown
 from libtool.states import Deed, MirrorStatus, QueueStatus
+from libtool.units import counted
 
 DEEDS = (Deed.SEND, Deed.COMPARE)
 #: After so many failed attempts a file is told of as one that will not go.
@@ -130,9 +131,7 @@ def _tell(host: Host, mirror: Mirror, look: Look, tally: Tally) -> None:
     count, one = routes.will_not_go(mirror.row, WILL_NOT_GO)
     if one is not None:
         path = f"{one.directory.path}/{one.name}".lstrip("/")
-        text = (
-            f"{count} {'file' if count == 1 else 'files'} will not go, such as '{shown(path)}': {one.reason or UNTOLD}"
-        )
+        text = f"{counted(count, 'file')} will not go, such as '{shown(path)}': {one.reason or UNTOLD}"
         text = f"{text.removesuffix('.')}. They are tried again by themselves; 'libtool status --waiting' names all"
         notices.trouble(host, tally, mirror.subject, "files", text, at_once=True)
     else:
@@ -146,9 +145,7 @@ def _tell_elsewhere(host: Host, mirror: Mirror, tally: Tally) -> None:
     if not count:
         notices.over(host, tally, mirror.subject, "elsewhere")
         return
-    text = (
-        f"{count} {'file' if count == 1 else 'files'} arrived at the former destination {where}: nothing sends them to"
-    )
+    text = f"{counted(count, 'file')} arrived at the former destination {where}: nothing sends them to"
     text += (
         f" {mirror.wanted.dst_dir}, and nothing removes them here. 'libtool reset {mirror.row.name}' has all sent there"
     )

@@ -5,8 +5,8 @@ What is told is put into the outbox, too, where mail is configured, in the trans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from datetime import timedelta
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
 
 from libtool.archive.hands import Host, Tally
 from libtool.models.base import writing
@@ -26,8 +26,15 @@ MAIL = "mail"
 LONGEST = 2000
 
 
-def trouble(host: Host, tally: Tally, subject: str, kind: str, text: str, *, at_once: bool = False) -> None:
-    """Note that ``subject`` has the trouble ``kind`` now; a line goes into the tally when it is time to tell."""
+#: Troubles, by subject and the beginning of their kind.
+Which = Sequence[tuple[str, str]]
+
+
+def trouble(
+    host: Host, tally: Tally, subject: str, kind: str, text: str, *, at_once: bool = False, behind: Which = ()
+) -> None:
+    """Note that ``subject`` has the trouble ``kind`` now; a line goes into the tally when it is time to tell: not while one
+    of those that it comes ``behind`` is told, which are likely to be its cause."""
     now = host.now()
     text = shown(text)[:2000]  # a peer's words may be in it
     with writing("fault"):
@@ -40,6 +47,7 @@ def trouble(host: Host, tally: Tally, subject: str, kind: str, text: str, *, at_
         due = at_once or lasted >= host.settings.notice_after
         before = fault.told_time
         tell = due if before is None else now - before >= REMINDER or before > now + REMINDER
+        tell = tell and not (behind and _told_of_late(now, fault, behind))
         changes = {"text": text, "first_time": fault.first_time, "last_time": now, "count": Fault.count + 1}
         same = Fault.told_time.is_null() if fault.told_time is None else Fault.told_time == fault.told_time
         changed = Fault.update(**changes, told_time=now if tell else fault.told_time).where(Fault.id == fault.id, same)
@@ -50,6 +58,17 @@ def trouble(host: Host, tally: Tally, subject: str, kind: str, text: str, *, at_
             _post(host, tally, subject, line)
     if told:
         tally.lines.append(line)
+
+
+def _told_of_late(now: datetime, but: Fault, which: Which) -> bool:
+    """Whether one of these was told within a day, or is about to be told again."""
+    lately = Fault.told_time > now - 1.5 * REMINDER
+    query = Fault.select(Fault.subject, Fault.kind).where(lately, Fault.id != but.id)
+    return any(
+        subject == about and kind.startswith(beginning)
+        for subject, kind in query.tuples()
+        for about, beginning in which
+    )
 
 
 def _post(host: Host, tally: Tally, subject: str, line: str) -> None:
@@ -125,8 +144,9 @@ class Ledger:
     left that it could be about (``gone``), and it was not met for ``patience`` seconds: some come and go by the minute.
     """
 
-    def __init__(self, mark: str, sibling: str = "") -> None:
+    def __init__(self, mark: str, sibling: str = "", behind: Sequence[str] = ()) -> None:
         self._mark, self._sibling = f"{mark} ", f"{sibling} " if sibling else ""
+        self._behind = behind  #: the beginnings of kinds that its troubles come behind, of the same subject
         self._found: dict[tuple[str, str], tuple[str, int, bool]] = {}
         self._well: set[str] = set()
 
@@ -154,7 +174,8 @@ class Ledger:
             if self._sibling and recent(host, subject, self._sibling + word, told=True, span=day):
                 continue
             more = f" (and {count - 1} more)" if count > 1 else ""
-            trouble(host, tally, subject, self._mark + word, text + more, at_once=at_once)
+            behind = [(subject, each) for each in self._behind]
+            trouble(host, tally, subject, self._mark + word, text + more, at_once=at_once, behind=behind)
         for fault in standing():
             word = fault.kind.removeprefix(self._mark)
             if word == fault.kind or word in lasting or (fault.subject, word) in self._found:

@@ -18,6 +18,7 @@ from libtool.models.tables import (
     open_tasks,
 )
 from libtool.states import MirrorStatus, QueueStatus
+from libtool.units import are, counted
 
 #: Rows that are forgotten in one transaction.
 ROWS = 5000
@@ -54,7 +55,7 @@ def reset(host: Host, name: str) -> None:
     aside = RouteRemoval.select().where(RouteRemoval.route == row.id, clearing()).count()
     if aside:
         raise Refused(
-            why=f"{aside} files of {name} are set aside at its source, and only the state tells where they belong",
+            why=f"{counted(aside, 'file')} of {name} {are(aside)} set aside at its source, and only the state tells where they belong",
             how=f"Run 'libtool delete {name}' until they are gone, or 'libtool delete --put-back {name}', and try again.",
         )
     flying = (
@@ -62,7 +63,7 @@ def reset(host: Host, name: str) -> None:
     )
     if flying:
         raise Refused(
-            why=f"{flying} tasks of {name} are under way, and may write older content over newer when nobody knows of them",
+            why=f"{counted(flying, 'task')} of {name} {are(flying)} under way, and may write older content over newer when nobody knows of them",
             how=f"Run 'libtool transfer {name}' and 'libtool delete {name}' until they are over, and try again.",
         )
     for table in (RouteRemoval, RouteFile):

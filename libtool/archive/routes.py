@@ -19,7 +19,7 @@ from libtool.models.base import among, raw_rows, writing
 from libtool.models.tables import Route, RouteFile, RouteRemoval, RouteTask, clearing, open_tasks
 from libtool.states import ClearingStatus, MirrorStatus
 from libtool.trees.base import Tree
-from libtool.units import show_time
+from libtool.units import are, show_time
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,10 @@ def tell_former(host: Host, tally: Tally) -> None:
         tasks = RouteTask.select().where(RouteTask.route == row.id, open_tasks()).count()
         text = "it is not in the configuration any more"
         if tasks:
-            text += (
-                f"; {tasks} of its tasks {'is' if tasks == 1 else 'are'} under way, which 'libtool transfer {name}' and"
-            )
+            text += f"; {tasks} of its tasks {are(tasks)} under way, which 'libtool transfer {name}' and"
             text += f" 'libtool delete {name}' see through"
         if count:
-            text += f"; {count} of its files {'is' if count == 1 else 'are'} set aside at {row.src_dir}, which 'libtool delete"
+            text += f"; {count} of its files {are(count)} set aside at {row.src_dir}, which 'libtool delete"
             text += f" --put-back {name}' brings back"
         notices.trouble(host, tally, f"route {name}", "former", text, at_once=True)
     for fault in notices.standing():
@@ -216,6 +214,7 @@ def shown(host: Host) -> list[dict[str, Any]]:
         id = row.id if row is not None else 0
         counts = dict(raw_rows(_by_status(RouteFile, id)))
         leaving = dict(raw_rows(_by_status(RouteRemoval, id).where(clearing())))
+        away = elsewhere(row, wanted)[0] if row is not None and name not in former else 0
         flying = RouteTask.select(fn.COUNT(RouteTask.id)).where(RouteTask.route == id, open_tasks()).scalar()
         found.append(
             {
@@ -224,7 +223,8 @@ def shown(host: Host) -> list[dict[str, Any]]:
                 "destination": f"{wanted.dst_id}:{wanted.dst_dir}",
                 "waiting": counts.get(MirrorStatus.SEEN, 0) + counts.get(MirrorStatus.STABLE, 0),
                 "sending": counts.get(MirrorStatus.SENDING, 0),
-                "arrived": counts.get(MirrorStatus.SENT, 0),
+                "arrived": counts.get(MirrorStatus.SENT, 0) - away,
+                "elsewhere": away,
                 "aside": sum(leaving.values()),
                 "coming_back": leaving.get(ClearingStatus.RETURNING, 0),
                 "tasks": flying or 0,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: How long a submission id is relied on.
 ID_AGE = timedelta(hours=24)
+#: A task that deletes ends after so long, done or not.
+DELETED_WITHIN = timedelta(hours=1)
 #: How often a login is used at least; Globus forgets one that is not used for six months.
 USED_EVERY = timedelta(days=7)
 #: Tasks that one look for a label reads: as many as the service lists at once.
@@ -194,10 +196,10 @@ class GlobusMover(Mover):
             data.add_item(item.source, item.target, recursive=item.directory)
         return data
 
-    @staticmethod
-    def _deletion(ticket: Ticket, items: Sequence[Item]) -> Any:
+    def _deletion(self, ticket: Ticket, items: Sequence[Item]) -> Any:
         """Just these paths. What is gone already is fine, so that a repeated task is; a directory among files makes the
-        service refuse rather than delete what is in it."""
+        service refuse rather than delete what is in it. A task that waits ends soon: what was looked at before it was
+        submitted may have changed."""
         import globus_sdk
 
         data = globus_sdk.DeleteData(
@@ -207,6 +209,7 @@ class GlobusMover(Mover):
             recursive=all(item.directory for item in items),
             ignore_missing=True,
             interpret_globs=False,
+            deadline=(self._now() + DELETED_WITHIN).replace(microsecond=0).isoformat(),
             **_SILENT,
         )
         for item in items:
