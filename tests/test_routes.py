@@ -1627,4 +1627,4 @@ def test_what_was_found_out_right_before_the_end_of_a_process_is_told(routed: Ro
         if n == 1:
             monkeypatch.setattr(errands_module, "_proofs", real)
         told += routed.round(("delete",), ("transfer",))[0].err
-    assert "not the same at both ends" in told + str(routed.troubles())
+    assert "differed or was missing" in told + str(routed.troubles())

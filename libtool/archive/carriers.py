@@ -88,7 +88,7 @@ def _destination(host: Host, wanted: Any) -> str:
     whether it may be made is seen from the nearest directory above that is shown and lacks the next one."""
     try:
         next(host.far_tree(wanted).list(""))
-        return ""
+        return "it can be looked at; whether it may be written the first transfer shows"
     except CarrierUnknown as trouble:
         path, unseen = wanted.dst_dir, trouble
     while path != "/" and not unseen.facts.get("everywhere", True):

@@ -378,11 +378,10 @@ def record(
     other = [each.there for each, outcome in found if task.deed is Deed.PROVE and outcome.arrived is Arrived.YES]
     if other:  # told first: once it is written down nobody learns it again
         named = ", ".join(f"'{name}'" for name in other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
-        text = (
-            f"{counted(len(other), 'file')} that had arrived differed when both ends were compared, or were gone at the"
-        )
-        text += f" destination: {named}. The source's content was kept and is put back, and the destination is given it again"
-        text += " in place of what it has now; find out what changed them"
+        was = "was" if len(other) == 1 else "were"
+        text = f"{counted(len(other), 'file')} that had arrived differed or {was} missing at the destination when compared: {named}"
+        text += ". The source's content was kept and is put back, and the destination is given it again in place of what it has"
+        text += " now; find out what changed it"
         notices.trouble(host, tally, f"route {task.route.name}", DIFFER, text, at_once=True)
     why = fruitless(task, found) if status is QueueStatus.FAILED else ""
     if any(outcome.arrived is Arrived.NO and not outcome.passing for _, outcome in found):
