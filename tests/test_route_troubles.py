@@ -306,3 +306,24 @@ def test_an_emptied_directory_that_is_the_source_of_another_route_stays(top: Pat
         bench.globus.advance(HOUR)
     assert (bench.source / "deep/er").is_dir() and not (bench.source / "other").exists() and not (bench.source / "deeper").exists()
     assert not {path for path in contents(bench.source) if not path.endswith(".tmp")}
+
+
+def test_what_waits_for_another_route_of_its_source_is_told(bench: Bench, top: Path) -> None:
+    routes = bench.site.settings["routes"]
+    routes["two"] = {**routes["out"], "dst_dir": str(top / "two")}
+    bench.site.write()
+    told = rounds(bench, 60, ("transfer", "out"), ("delete", "out"))
+    assert len(told) in (1, 2) and "until route two has brought them" in told[0] and len(contents(bench.source)) == 7, told
+    over = rounds(bench, 20)
+    assert any("over after" in line for line in over) and bench.gone(), over
+
+
+def test_a_dry_run_names_what_is_not_sent(bench: Bench) -> None:
+    routes = bench.site.settings["routes"]
+    routes["out"]["replace_removed"] = False
+    bench.site.write()
+    bench.to_the_end()
+    bench.write("a")
+    bench.write("new")
+    lines = bench.site.run(0, "transfer", "--dry-run").out.splitlines()
+    assert sorted((line.partition("bytes")[2] for line in lines), reverse=True) == [" (stays, since its name is that of a file that was removed here)", ""]

@@ -847,7 +847,7 @@ def test_a_dry_run_tells_what_would_be_done_and_changes_nothing(routed: Routed) 
     assert dry("transfer") == []
     assert dry("delete") == ["out: set aside: b, 4 bytes", "out: set aside: d/a, 5 bytes"]
     routed.run(0, "delete")
-    assert dry("delete") == ["out: compare: b, 4 bytes", "out: compare: d/a, 5 bytes"]
+    assert dry("delete") == ["out: compare and remove: b, 4 bytes", "out: compare and remove: d/a, 5 bytes"]
     assert dry("delete", "--put-back") == ["out: put back: b, 4 bytes", "out: put back: d/a, 5 bytes"]
     (out,) = dry("reset", "out")
     assert out.startswith("out: 0 files are known")

@@ -27,7 +27,7 @@ from libtool.models.tables import Route, RouteDirectory, RouteFile, RouteRemoval
 from libtool.names import shown
 from libtool.states import ClearingStatus, Deed, MirrorStatus
 from libtool.trees.base import ASIDE, Gone, Seen, Tree, Way, absent
-from libtool.units import to_microseconds
+from libtool.units import counted, to_microseconds
 
 DEEDS = (Deed.PROVE, Deed.DELETE, Deed.CLEAR)
 #: Removals that are decided in one transaction and share a place; they are moved before the next are decided.
@@ -391,8 +391,8 @@ class Clearing:
         leaving.since_now(self.host, self.mirror)
         left = int(self.mirror.wanted.max_deletions)
         going: list[tuple[RouteFile, str]] = []
-        alike: list[str] = []
-        for rows in leaving.eligible(self.host, self.mirror, self.budget, alike):
+        kept = leaving.Kept()
+        for rows in leaving.eligible(self.host, self.mirror, self.budget, kept):
             going += rows[:left]
             left -= len(rows[:left])
             while len(going) >= PIECE:
@@ -404,9 +404,14 @@ class Clearing:
         if going:
             self._mark()
             self._decide(going)
-        if alike:
+        if alike := kept.alike:
             text = f"{len(alike)} files or directories stay, since others differ from them in capital letters or accents alone,"
             self.errands.way.note("alike", f"{text} such as '{shown(alike[0])}': the destination may take both for one")
+        for other, paths in kept.awaited.items():
+            if paths:
+                text = f"{counted(len(paths), 'file')} {'stays' if len(paths) == 1 else 'stay'}, such as '{shown(paths[0])}', until route {other} has brought them to"
+                text += f" its destination, too. Run 'libtool transfer {other}', or take that route out of the configuration"
+                self.errands.way.note(f"awaited {other}", text)
 
     def _decide(self, files: Sequence[tuple[RouteFile, str]]) -> None:
         """Write down that files are to go, then set them aside."""
@@ -490,8 +495,8 @@ def plan(host: Host, mirror: Mirror, budget: Budget, *, put_back: bool = False) 
     """What a run would do, a line for each file; it looks at the source and changes nothing."""
     doing = {
         ClearingStatus.DECIDED: "set aside",
-        ClearingStatus.ASIDE: "put back" if put_back else "compare",
-        ClearingStatus.PROVING: "compare",
+        ClearingStatus.ASIDE: "put back" if put_back else "compare and remove",
+        ClearingStatus.PROVING: "compare and remove",
         ClearingStatus.PROVED: "put back" if put_back else "remove",
         ClearingStatus.REMOVING: "remove",
         ClearingStatus.RETURNING: "put back",

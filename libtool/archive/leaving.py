@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,17 +26,27 @@ from libtool.units import counted
 
 #: Why a file is removed, as long as nothing is in its way.
 ARRIVED = "it arrived"
+#: How long another route has for bringing a file to its destination, too, before that is told.
+AWAITED = timedelta(days=1)
 #: A file's row and its path.
 Going = tuple[Any, str]
 
 
-def eligible(host: Host, mirror: Mirror, budget: Budget, alike: list[str] | None = None) -> Iterator[list[Going]]:
-    """The files that may go, a directory at a time. Directories that cannot be looked at have none.
+@dataclass
+class Kept:
+    """What would be due and stays."""
 
-    Files whose paths differ in nothing but capital letters or the spelling of accents stay, and are put into ``alike``:
-    where the destination does not tell them apart, one is the copy of both.
-    """
-    due, held = _due(host, mirror), [] if alike is None else alike
+    #: Paths that differ in nothing but capital letters or the spelling of accents: where the destination does not tell them
+    #: apart, one is the copy of both.
+    alike: list[str] = field(default_factory=list)
+    #: By the name of another route with the same source: paths that it has not brought to its destination for a day.
+    awaited: dict[str, list[str]] = field(default_factory=dict)
+
+
+def eligible(host: Host, mirror: Mirror, budget: Budget, kept: Kept | None = None) -> Iterator[list[Going]]:
+    """The files that may go, a directory at a time; what stays although it is due is put into ``kept``. Directories that
+    cannot be looked at have none."""
+    due, held = _due(host, mirror), kept or Kept()
     query = RouteFile.select(RouteFile.directory, RouteDirectory.path).join(RouteDirectory)
     arrived = query.switch(RouteFile).join(RouteTask).where(due).distinct().order_by(RouteDirectory.path)
     directories = list(raw_rows(arrived))
@@ -44,7 +55,7 @@ def eligible(host: Host, mirror: Mirror, budget: Budget, alike: list[str] | None
         if not budget.left:
             return
         if twins and not twins.isdisjoint([directory, *above(directory)]):
-            held.append(directory)
+            held.alike.append(directory)
             continue
         try:
             found = _in(host, mirror, id, directory, held)
@@ -108,7 +119,7 @@ def _due(host: Host, mirror: Mirror) -> Any:
     return mine & (RouteFile.arrived_time <= kept) & there
 
 
-def _in(host: Host, mirror: Mirror, id: int, directory: str, alike: list[str]) -> list[Going]:
+def _in(host: Host, mirror: Mirror, id: int, directory: str, kept: Kept) -> list[Going]:
     """The files of one directory that may go."""
     query = RouteFile.select(RouteFile, RouteTask).join(RouteTask)
     rows = {row.name: row for row in query.where(_due(host, mirror), RouteFile.directory == id)}
@@ -122,11 +133,17 @@ def _in(host: Host, mirror: Mirror, id: int, directory: str, alike: list[str]) -
             same = row is not None and seen[1:] == (row.size, row.mtime, row.inode, row.ctime)
             if same and belongs(mirror.ours, prefix + seen.name):
                 found.append((row, prefix + seen.name))
-    alike += [path for row, path in found if count[spelled(row.name)] > 1]
+    kept.alike += [path for row, path in found if count[spelled(row.name)] > 1]
     found = [(row, path) for row, path in found if count[spelled(row.name)] == 1]
     for name, other in host.settings.routes.items():
         if found and name != mirror.row.name and other.overlaps(mirror.wanted):
-            found = _not_awaited(name, other, mirror, directory, found)
+            going = _not_awaited(name, other, mirror, directory, found)
+            stay = {path for _, path in found} - {path for _, path in going}
+            late = host.now() - timedelta(seconds=mirror.wanted.keep_seconds) - AWAITED
+            kept.awaited.setdefault(name, []).extend(
+                path for file, path in found if path in stay and file.arrived_time < late
+            )
+            found = going
     return found
 
 

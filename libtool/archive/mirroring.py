@@ -158,7 +158,25 @@ def plan(host: Host, mirror: Mirror, budget: Budget, tell: Callable[[str], None]
         tell(deed)
     if mirror.former:
         return
-    Look(host, mirror, lambda word, path, size: tell(f"{word}: {shown(path)}, {size} bytes")).go(budget)
+    found: list[tuple[str, str, int]] = []
+
+    def show() -> None:
+        paths = {path for _, path, _ in found}
+        aside = replacing.aside(mirror.row, paths)
+        held = replacing.held(mirror.wanted, paths - aside)
+        for word, path, size in found:
+            stays = " (stays while a former file of its name lies aside)" if path in aside else ""
+            stays = " (stays, since its name is that of a file that was removed here)" if path in held else stays
+            tell(f"{word}: {shown(path)}, {size} bytes{stays}")
+        found.clear()
+
+    def gather(word: str, path: str, size: int) -> None:
+        found.append((word, path, size))
+        if len(found) >= PORTION:
+            show()
+
+    Look(host, mirror, gather).go(budget)
+    show()
 
 
 def open_tasks_of(mirror: Mirror) -> Iterator[str]:
