@@ -114,7 +114,7 @@ LASTING: dict[str, Callable[[Bench, Trouble], None]] = {
 @pytest.mark.parametrize("what", LASTING)
 @pytest.mark.parametrize("first", ["before anything arrived", "when all had arrived"])
 def test_a_month_of_one_trouble_is_told_once_a_day_and_is_over_when_it_is(bench: Bench, trouble: Trouble, where: str, what: str, first: str) -> None:
-    days = 30 if ALL or (where == "local" and first == "before anything arrived") else 6
+    days = 30 if ALL or (where == "local" and what in ("a file is denied", "the login is refused")) else 4
     if first == "when all had arrived":
         if what in ("a file is denied", "tasks fail", "the destination is full"):
             pytest.skip("it is met while files are sent")

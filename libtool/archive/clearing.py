@@ -493,6 +493,8 @@ def _evidence(task: RouteTask) -> str:
 
 def plan(host: Host, mirror: Mirror, budget: Budget, *, put_back: bool = False) -> Iterator[str]:
     """What a run would do, a line for each file; it looks at the source and changes nothing."""
+    if mirror.former and not put_back:
+        return  # what is under way is seen through, and nothing else
     doing = {
         ClearingStatus.DECIDED: "set aside",
         ClearingStatus.ASIDE: "put back" if put_back else "compare and remove",
