@@ -20,7 +20,7 @@ from libtool.archive.hands import Budget, Host, Tally, portions
 from libtool.archive.hindrances import FRUITLESS, Step
 from libtool.archive.leaving import ARRIVED
 from libtool.archive.looking import believable, holds
-from libtool.archive.routes import Mirror
+from libtool.archive.routes import UNSENT, Mirror
 from libtool.errors import DirectoryUnreadable, RouteShared
 from libtool.models.base import among, birth, insert_rows, raw_rows, update_many, writing
 from libtool.models.tables import Route, RouteDirectory, RouteFile, RouteRemoval, RouteTask, clearing
@@ -465,7 +465,7 @@ class Clearing:
     def _tell(self) -> None:
         """What waits aside for a reason, and whether what differed has arrived again."""
         if any(each.kind == errands.DIFFER and each.subject == self.mirror.subject for each in notices.standing()):
-            unsure = RouteFile.doubt & (RouteFile.status != MirrorStatus.SENT) & (RouteFile.route == self._row.id)
+            unsure = RouteFile.doubt & (RouteFile.status << UNSENT) & (RouteFile.route == self._row.id)
             back = (RouteRemoval.route == self._row.id) & clearing() & (RouteRemoval.status == ClearingStatus.RETURNING)
             open_ = RouteFile.select().where(unsure).exists() or RouteRemoval.select().where(back).exists()
             if not open_ and not notices.met(self.host, self.mirror.subject, errands.DIFFER, DIFFERED):

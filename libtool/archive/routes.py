@@ -21,6 +21,9 @@ from libtool.states import ClearingStatus, MirrorStatus
 from libtool.trees.base import Tree
 from libtool.units import are, show_time
 
+#: The states of files that have not arrived: a route has few of them at a time.
+UNSENT = [MirrorStatus.SEEN, MirrorStatus.STABLE, MirrorStatus.SENDING]
+
 
 @dataclass(frozen=True)
 class Mirror:
@@ -242,7 +245,7 @@ def tasks(limit: int) -> list[dict[str, Any]]:
 
 def failing(row: Route) -> bool:
     """Whether the last try to send some file failed."""
-    again = (RouteFile.route == row.id) & (RouteFile.status != MirrorStatus.SENT) & RouteFile.reason.is_null(False)
+    again = (RouteFile.route == row.id) & (RouteFile.status << UNSENT) & RouteFile.reason.is_null(False)
     return bool(RouteFile.select(SQL("1")).where(again).exists())
 
 
@@ -262,6 +265,6 @@ def _by_status(table: type[RouteFile] | type[RouteRemoval], route: int) -> Any:
 
 def will_not_go(row: Route, attempts: int) -> tuple[int, RouteFile | None]:
     """How many files have failed that often and not arrived since, and one of them."""
-    stuck = (RouteFile.route == row.id) & (RouteFile.status != MirrorStatus.SENT) & (RouteFile.attempts >= attempts)
+    stuck = (RouteFile.route == row.id) & (RouteFile.status << UNSENT) & (RouteFile.attempts >= attempts)
     count = int(RouteFile.select().where(stuck).count())
     return count, RouteFile.select().where(stuck).order_by(RouteFile.id).first() if count else None
