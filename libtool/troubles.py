@@ -53,7 +53,8 @@ class LibtoolError(Exception):
     def text(self) -> str:
         """The whole error on one line."""
         said = self.reason.removesuffix(".")
-        return f"{said}. {self.advice}" if self.advice else f"{said}."
+        said = said if said.endswith("?") else f"{said}."
+        return f"{said} {self.advice}" if self.advice else said
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.facts)

@@ -313,7 +313,7 @@ def test_what_waits_for_another_route_of_its_source_is_told(bench: Bench, top: P
     routes["two"] = {**routes["out"], "dst_dir": str(top / "two")}
     bench.site.write()
     told = rounds(bench, 60, ("transfer", "out"), ("delete", "out"))
-    assert len(told) in (1, 2) and "until route two has brought them" in told[0] and len(contents(bench.source)) == 7, told
+    assert len(told) in (1, 2) and "until route two has brought all" in told[0] and len(contents(bench.source)) == 7, told
     over = rounds(bench, 20)
     assert any("over after" in line for line in over) and bench.gone(), over
 
@@ -327,3 +327,67 @@ def test_a_dry_run_names_what_is_not_sent(bench: Bench) -> None:
     bench.write("new")
     lines = bench.site.run(0, "transfer", "--dry-run").out.splitlines()
     assert sorted((line.partition("bytes")[2] for line in lines), reverse=True) == [" (stays, since its name is that of a file that was removed here)", ""]
+
+
+# -- what is told all the same ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["local"])
+def test_what_lies_aside_is_told_whatever_else_is_told(bench: Bench) -> None:
+    bench.until(bench.arrived, TRANSFER)
+    (bench.source / "link").symlink_to("nowhere")
+    rounds(bench, 3, TRANSFER)
+    bench.run("delete")
+    told = rounds(bench, 12, TRANSFER, step=6 * HOUR)  # delete is not run any more
+    assert any("6 files have been set aside for more than a day" in line for line in told), told
+
+
+def test_a_delete_that_runs_a_little_less_than_daily_comes_to_its_end(bench: Bench) -> None:
+    bench.until(bench.arrived, TRANSFER)
+    rounds(bench, 8, DELETE, step=1.1 * DAY)
+    assert bench.gone()
+
+
+@pytest.mark.parametrize("where", ["remote"])
+def test_deletions_that_are_paused_are_told_once_a_day(bench: Bench, trouble: Trouble) -> None:
+    bench.until(bench.arrived, TRANSFER)
+    rounds(bench, 3, DELETE, step=1200)
+    with bench.site.open():
+        assert RouteTask.select().where(open_tasks(), RouteTask.deed == Deed.DELETE).exists()
+    trouble.set(bench.here, "paused", "maintenance")
+    told = rounds(bench, 60, DELETE, step=1200)
+    assert len(told) == 1 and "paused" in told[0], told
+    trouble.end()
+    bench.to_the_end()
+
+
+@pytest.mark.parametrize("where", ["local"])
+def test_what_is_refused_is_not_over_before_it_is_taken(bench: Bench, trouble: Trouble) -> None:
+    trouble.fault("say", method="POST", url="/transfer$", status=400, body=b'{"code":"ClientError.BadRequest","message":"no"}')
+    told = rounds(bench, 72, TRANSFER)
+    assert told and not any("over after" in line for line in told), told
+    trouble.end()
+    assert any("over after" in line for line in rounds(bench, 30, TRANSFER))
+    bench.to_the_end()
+
+
+@pytest.mark.parametrize("where", ["remote"])
+def test_a_second_route_does_not_end_what_keeps_the_first_from_sending(bench: Bench, trouble: Trouble, top: Path) -> None:
+    for name in ("more", "there"):
+        (top / name).mkdir()
+    routes = bench.site.settings["routes"]
+    routes["two"] = {**routes["out"], "src_dir": str(top / "more"), "dst_dir": str(top / "there")}
+    bench.site.write()
+    trouble.fault("http_503", method="POST", url="/transfer$")
+    told = rounds(bench, 48, TRANSFER)
+    assert 2 <= len(told) <= 3 and not any("over after" in line for line in told), told
+
+
+@pytest.mark.parametrize("where", ["local"])
+def test_that_a_person_must_act_is_told_whatever_else_is_told(bench: Bench, trouble: Trouble) -> None:
+    rounds(bench, 1, TRANSFER, step=60)
+    trouble.fault("task_fail")
+    assert any("brought nothing" in line for line in rounds(bench, 10, TRANSFER, step=600))
+    trouble.end()
+    trouble.fault("inactive")
+    assert any("libtool login" in line for line in rounds(bench, 6, TRANSFER))

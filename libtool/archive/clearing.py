@@ -35,7 +35,7 @@ PIECE = 2000
 #: Files in one place beyond which another is begun.
 MOST_IN_PLACE = 20_000
 #: How long a comparison counts, and how long one that proved nothing is not repeated.
-PROOF_AGE, PROOF_WAIT = timedelta(days=1), timedelta(hours=1)
+PROOF_AGE, PROOF_WAIT = timedelta(hours=36), timedelta(hours=1)
 #: That copies differ is over when no more were found for so long.
 DIFFERED = timedelta(days=1)
 
@@ -47,6 +47,7 @@ class Clearing:
         self.host, self.mirror, self.budget, self.tally = host, mirror, budget, tally
         self.errands = Errands(host, mirror, tally, DEEDS, "delete")
         self._actor = actor
+        self._cut = False  #: whether not all that may leave was looked at
         self._row: Route = mirror.row
         self._tree: Tree = mirror.tree
 
@@ -70,12 +71,15 @@ class Clearing:
         for step in [*begin, *go_on, *more]:
             if self.errands.way.closed or not self.budget.left or not self.errands.way.guarded(Step.LOOK, step):
                 break
+        else:
+            self.errands.way.complete()
         self._tell()
         failing = leaving.unanswered(mirror)
         if not failing:
             notices.over(self.host, self.tally, mirror.subject, f"{FRUITLESS} prove")
-        # Of RouteShared putting back finds out nothing.
-        self.errands.way.settle(failing, lasting=["RouteShared"] if put_back else [])
+        # Of RouteShared putting back finds out nothing, and of what stays who did not look at everything.
+        stays = ["alike", *(f"awaited {name}" for name in self.host.settings.routes)] if self._cut else []
+        self.errands.way.settle(failing, lasting=["RouteShared", *stays] if put_back else stays)
 
     # -- what is under way -----------------------------------------------------------------------------------------
 
@@ -158,7 +162,8 @@ class Clearing:
                 found = self._tree.aside(rows[0].place)
                 gone = [row for row in rows if row.status is ClearingStatus.REMOVING and str(row.id) not in found]
                 self._removed(gone)
-                self._differ([row for row in rows if row not in gone], "it arrived at a former destination")
+                over = {row.id for row in gone}
+                self._differ([row for row in rows if row.id not in over], "it arrived at a former destination")
         for rows in self._rows(ClearingStatus.RETURNING):
             self._bring_back(rows)
 
@@ -231,14 +236,15 @@ class Clearing:
 
     def _doubted(self, values: Sequence[tuple[Any, ...]]) -> None:
         """A look may have met some of these meanwhile, and taken them for new: they are to be compared all the same."""
-        t, wanted = RouteFile, {value[1:5] for value in values}
-        met = t.select(t.id, t.directory, t.name, t.size, t.mtime).where(
-            t.status < MirrorStatus.SENDING,
-            ~t.doubt,
-            among(t.directory, [value[1] for value in values]),
-            among(t.name, [value[2] for value in values]),
-        )
-        ids = [id for id, *key in raw_rows(met) if tuple(key) in wanted]
+        t, ids, by = RouteFile, list[int](), dict[int, dict[str, tuple[int, int]]]()
+        for _, directory, name, size, mtime, *_ in values:
+            by.setdefault(directory, {})[name] = (size, mtime)
+        unsure = (t.status < MirrorStatus.SENDING) & ~t.doubt
+        for directory, wanted in by.items():
+            met = t.select(t.id, t.name, t.size, t.mtime).where(
+                t.directory == directory, among(t.name, list(wanted)), unsure
+            )
+            ids += [id for id, name, *key in raw_rows(met) if tuple(key) == wanted[name]]
         t.update(doubt=True).where(among(t.id, ids), t.status < MirrorStatus.SENDING).execute()
 
     def _differ(self, rows: Iterable[RouteRemoval], why: str = "it changed since it was sent") -> None:
@@ -306,7 +312,8 @@ class Clearing:
         now = self.host.now()  # a time to come is one of a clock that was ahead
         good = [row for row in rows if now - PROOF_AGE <= row.proved_time <= now]
         kept = {row.id for row in good}
-        self._change([row for row in rows if row.id not in kept], ClearingStatus.ASIDE, proved_time=None)
+        old, why = [row for row in rows if row.id not in kept], "it was compared too long before 'delete' ran again"
+        self._change(old, ClearingStatus.ASIDE, proved_time=None, reason=why)
         return good
 
     def _remove_rows(self, rows: Sequence[RouteRemoval], found: Mapping[str, Seen | None]) -> None:
@@ -400,6 +407,7 @@ class Clearing:
                 self._decide(going[:PIECE])
                 del going[:PIECE]
             if not left or not self.budget.left:
+                self._cut = True
                 break
         if going:
             self._mark()
@@ -409,7 +417,7 @@ class Clearing:
             self.errands.way.note("alike", f"{text} such as '{shown(alike[0])}': the destination may take both for one")
         for other, paths in kept.awaited.items():
             if paths:
-                text = f"{counted(len(paths), 'file')} {'stays' if len(paths) == 1 else 'stay'}, such as '{shown(paths[0])}', until route {other} has brought them to"
+                text = f"{counted(len(paths), 'file')} {'stays' if len(paths) == 1 else 'stay'}, such as '{shown(paths[0])}', until route {other} has brought all to"
                 text += f" its destination, too. Run 'libtool transfer {other}', or take that route out of the configuration"
                 self.errands.way.note(f"awaited {other}", text)
 

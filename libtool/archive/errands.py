@@ -233,7 +233,7 @@ class Errands:
         """A submission that surely did not happen: in two parts if it is too large, else again later, a few times."""
         if trouble.facts.get("divide") and _split(task):
             return
-        self.way.note("refused", trouble.text, at_once=True)
+        self.way.refused(trouble.text)
         if task.retries < self.host.settings.max_async_send_retries:
             with writing("route: refused"):
                 RouteTask.update(
@@ -280,7 +280,10 @@ class Errands:
             outcomes = mover.outcomes(ticket, self._items(files, task))
         report = json.dumps(dict(progress.report))
         found = list(zip(files, outcomes))
-        if not (why := fruitless(task, found)):
+        why = fruitless(task, found)
+        if task.deed in (Deed.DELETE, Deed.CLEAR) and progress.report.get("status", "SUCCEEDED") != "SUCCEEDED":
+            why = f"the task that was to remove it ended as {progress.report['status']}"
+        if not why:
             self.way.tasks.well(self.mirror.subject)
         status = QueueStatus.FAILED if why else QueueStatus.COMPLETED
         record(self.host, task, found, status, self.tally, why or None, report)
@@ -394,7 +397,8 @@ def record(
         elif task.deed is Deed.PROVE:
             _proofs(host, found, _compared(host, task, report))
         elif task.deed is Deed.DELETE:
-            RouteRemoval.update(task=None).where(RouteRemoval.task == task.id).execute()
+            said = {"reason": reason} if status is QueueStatus.FAILED else {}
+            RouteRemoval.update(task=None, **said).where(RouteRemoval.task == task.id).execute()
     if why:
         what = "compared nothing" if task.deed is Deed.PROVE else "brought nothing"
         count = "one file" if task.files == 1 else f"{task.files} files"

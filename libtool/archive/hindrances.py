@@ -69,11 +69,17 @@ class Hindrances:
         self.smooth = self.smooth and step is Step.LEARN
 
     def _well(self, step: Step) -> None:
-        self._notes.well(self._mirror.subject)
         self._steps[step].well(self._mirror.subject)
         if step is not Step.LOOK or not self._mirror.tree.immediate:
-            for ledger in self._steps.values():
-                ledger.well(CARRIER)
+            self._steps[step].well(CARRIER)
+
+    def complete(self) -> None:
+        """Nothing kept the run from what it has to do: what it did not meet is not there."""
+        self._notes.well(self._mirror.subject)
+
+    def refused(self, text: str) -> None:
+        """A submission that was refused for good."""
+        self._steps[Step.SHIP].note(self._mirror.subject, "refused", text, at_once=True)
 
     def trouble(self, step: Step, trouble: CarrierUnknown | CarrierBusy | CarrierBarred) -> None:
         """Note that the carrier, or one end of the route, cannot be used now."""

@@ -66,10 +66,10 @@ def eligible(host: Host, mirror: Mirror, budget: Budget, kept: Kept | None = Non
 
 
 def unanswered(mirror: Mirror) -> bool:
-    """Whether files lie aside that were compared, and nobody could tell."""
-    waits = (RouteRemoval.route == mirror.row.id) & clearing()
-    waits &= RouteRemoval.status << [ClearingStatus.ASIDE, ClearingStatus.PROVING]  # it may be asked once more just now
-    return bool(RouteRemoval.select().where(waits, RouteRemoval.proved_time.is_null(False)).exists())
+    """Whether files lie aside that were compared, and nobody could tell, or that are still to be removed."""
+    asked = RouteRemoval.status << [ClearingStatus.ASIDE, ClearingStatus.PROVING]  # it may be asked once more just now
+    waits = (asked & RouteRemoval.proved_time.is_null(False)) | (RouteRemoval.status == ClearingStatus.REMOVING)
+    return bool(RouteRemoval.select().where(RouteRemoval.route == mirror.row.id, clearing(), waits).exists())
 
 
 def tell_late(host: Host, mirror: Mirror, tally: Tally) -> None:
@@ -83,11 +83,14 @@ def tell_late(host: Host, mirror: Mirror, tally: Tally) -> None:
         notices.over(host, tally, mirror.subject, "late")
         return
     first = waits.order_by(t.id).first()
-    why = "nobody has asked about them yet" if first.reason == ARRIVED else first.reason
+    why = "they wait for their turn" if first.reason == ARRIVED else first.reason
     text = f"{counted(count, 'file')} {'has' if count == 1 else 'have'} been set aside for more than a day and not been removed,"
     text += f" such as '{shown(first.path)}': {why}. 'libtool delete' goes on with them; 'libtool delete --put-back"
     text += f" {mirror.row.name}' brings them back"
-    cause = [(mirror.subject, ""), ("carrier globus", "")]
+    cause = [
+        (mirror.subject, kind) for kind in ("transfer-", "delete-", "fruitless prove", "differ", "former", "moved")
+    ]
+    cause.append(("carrier globus", ""))
     notices.trouble(host, tally, mirror.subject, "late", text, at_once=True, behind=cause)
 
 

@@ -290,7 +290,7 @@ class Look:
 
 
 def believable(mirror: Mirror) -> None:
-    """DirectoryUnreadable when a source that shows nothing at all has files that are known: what is not mounted looks so.
+    """SourceAbsent when a source that shows nothing at all has files that are known: what is not mounted looks so.
     What is set aside in it shows that it is."""
     known = RouteFile.select(SQL("1")).where(RouteFile.route == mirror.row.id).limit(1)
     if any(True for _ in raw_rows(known)) and holds(mirror.tree, ASIDE) is None:

@@ -67,6 +67,8 @@ def _send(mirror: Mirror, budget: Budget, errands: Errands, again: Again) -> Non
     )
     for deed, stable, first in kinds:
         count = most if first else part(RouteFile.select().where(stable).count(), most)
+        if not first and 2 * errands.slots < int(errands.host.settings.max_async_inflight_transfers):
+            continue  # many small tasks that may fail again take no room from those that were not tried
         for ids in _ready(mirror, stable, count, again):
             if not budget.left or not errands.way.smooth or errands.slots <= 0:
                 return
@@ -132,7 +134,7 @@ def _tell(host: Host, mirror: Mirror, look: Look, tally: Tally) -> None:
     if one is not None:
         path = f"{one.directory.path}/{one.name}".lstrip("/")
         text = f"{counted(count, 'file')} will not go, such as '{shown(path)}': {one.reason or UNTOLD}"
-        text = f"{text.removesuffix('.')}. They are tried again by themselves; 'libtool status --waiting' names all"
+        text = f"{text.removesuffix('.')}. All are tried again by themselves; 'libtool status --waiting' names them"
         notices.trouble(host, tally, mirror.subject, "files", text, at_once=True)
     else:
         notices.over(host, tally, mirror.subject, "files")
@@ -145,11 +147,10 @@ def _tell_elsewhere(host: Host, mirror: Mirror, tally: Tally) -> None:
     if not count:
         notices.over(host, tally, mirror.subject, "elsewhere")
         return
-    text = f"{counted(count, 'file')} arrived at the former destination {where}: nothing sends them to"
-    text += (
-        f" {mirror.wanted.dst_dir}, and nothing removes them here. 'libtool reset {mirror.row.name}' has all sent there"
-    )
-    notices.trouble(host, tally, mirror.subject, "elsewhere", f"{text}; a correction of the destination undoes it")
+    text = f"{counted(count, 'file')} arrived at the former destination {where}; nothing is sent from there to {mirror.wanted.dst_dir},"
+    text += f" and nothing of that removed here. 'libtool reset {mirror.row.name}' has everything sent to {mirror.wanted.dst_dir}. If"
+    text += " that is a mistake, correct dst_id and dst_dir"
+    notices.trouble(host, tally, mirror.subject, "elsewhere", text)
 
 
 def plan(host: Host, mirror: Mirror, budget: Budget, tell: Callable[[str], None]) -> None:

@@ -62,7 +62,7 @@ def trouble(
 
 def _told_of_late(now: datetime, but: Fault, which: Which) -> bool:
     """Whether one of these was told within a day, or is about to be told again."""
-    lately = Fault.told_time > now - 1.5 * REMINDER
+    lately = (Fault.told_time > now - 1.5 * REMINDER) & (Fault.told_time <= now)
     query = Fault.select(Fault.subject, Fault.kind).where(lately, Fault.id != but.id)
     return any(
         subject == about and kind.startswith(beginning)
@@ -117,13 +117,13 @@ def recent(host: Host, subject: str, kind: str, *, told: bool = False, span: flo
     if fault is None or (told and fault.told_time is None):
         return False
     longest = 2 * host.settings.notice_after if span is None else span
-    return bool((host.now() - fault.last_time).total_seconds() <= longest)
+    return bool(0 <= (host.now() - fault.last_time).total_seconds() <= longest)
 
 
 def met(host: Host, subject: str, kind: str, span: timedelta) -> bool:
     """Whether ``subject`` had this trouble within so long."""
     fault = Fault.get_or_none(subject=subject, kind=kind)
-    return fault is not None and host.now() - fault.last_time < span
+    return fault is not None and timedelta(0) <= host.now() - fault.last_time < span
 
 
 def lasts(host: Host, subject: str, kind: str, span: timedelta) -> bool:
@@ -175,11 +175,13 @@ class Ledger:
                 continue
             more = f" (and {count - 1} more)" if count > 1 else ""
             behind = [(subject, each) for each in self._behind]
-            trouble(host, tally, subject, self._mark + word, text + more, at_once=at_once, behind=behind)
+            first = () if at_once else behind  # a person must act whatever else there is
+            trouble(host, tally, subject, self._mark + word, text + more, at_once=at_once, behind=first)
         for fault in standing():
             word = fault.kind.removeprefix(self._mark)
             if word == fault.kind or word in lasting or (fault.subject, word) in self._found:
                 continue
             silent = (host.now() - fault.last_time).total_seconds()
-            if gone(fault.subject) or (fault.subject in self._well and silent >= patience(fault.subject)):
+            calm = silent < 0 or silent >= patience(fault.subject)  # met at a time to come: by a clock that was ahead
+            if gone(fault.subject) or (fault.subject in self._well and calm):
                 over(host, tally, fault.subject, fault.kind)

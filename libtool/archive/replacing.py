@@ -17,7 +17,7 @@ from libtool.archive.routes import Mirror, belongs, chosen
 from libtool.models.base import among, insert_rows, raw_rows
 from libtool.models.tables import Route, RouteCopy, RouteRemoval, clearing
 from libtool.names import shown
-from libtool.units import to_microseconds
+from libtool.units import counted, to_microseconds
 
 
 def spelled(name: str) -> str:
@@ -93,7 +93,7 @@ class Again:
         """Tell of them; when there are none any more, that it is over."""
         tally.postponed += self.count
         if self.count:
-            text = f"{self.count} files stay here, such as '{shown(self.example)}': their names are those of files that were"
+            text = f"{counted(self.count, 'file')} stay here, such as '{shown(self.example)}': their names are those of files that were"
             text += (
                 " removed here, and they would replace what may be the only copies of these at the destination. Rename"
             )

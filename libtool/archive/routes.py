@@ -87,9 +87,8 @@ def tell_former(host: Host, tally: Tally) -> None:
         notices.trouble(host, tally, f"route {name}", "former", text, at_once=True)
     for fault in notices.standing():
         name = fault.subject.removeprefix("route ")
-        if (fault.kind == "former" and name not in lost) or (
-            fault.kind == "moved" and name not in host.settings.routes
-        ):
+        about = fault.subject.startswith("route ") and name not in lost
+        if about and (fault.kind == "former" or name not in host.settings.routes):
             notices.over(host, tally, fault.subject, fault.kind)
 
 
@@ -253,10 +252,13 @@ def elsewhere(row: Route, wanted: Any) -> tuple[int, str]:
     """How many files arrived at another destination than the present one, and at which."""
     t = RouteTask
     other = (t.route == row.id) & ((t.dst_id != wanted.dst_id) | (t.dst_dir != wanted.dst_dir))
-    tasks = list(raw_rows(t.select(t.id, t.dst_dir).where(other).order_by(t.id)))
-    sent = (RouteFile.route == row.id) & (RouteFile.status == MirrorStatus.SENT)
-    count = int(RouteFile.select().where(sent, among(RouteFile.task, [id for id, _ in tasks])).count()) if tasks else 0
-    return count, tasks[-1][1] if tasks else ""
+    ends = dict(raw_rows(t.select(t.id, t.dst_dir).where(other)))
+    if not ends:
+        return 0, ""
+    f = RouteFile
+    sent = f.select(f.task, fn.COUNT(f.id)).where(among(f.task, list(ends)), f.status == MirrorStatus.SENT)
+    counts = dict(raw_rows(sent.group_by(f.task)))
+    return sum(counts.values()), ends[max(counts)] if counts else ""
 
 
 def _by_status(table: type[RouteFile] | type[RouteRemoval], route: int) -> Any:
