@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from libtool.archive import notices
 from libtool.archive.hands import Host
 from libtool.errors import Refused
 from libtool.models.base import Record, among, raw_rows, writing
@@ -75,7 +74,6 @@ def reset(host: Host, name: str) -> None:
     with writing("route forgotten"):
         RouteTask.delete().where(RouteTask.route == row.id).execute()
         Route.delete().where(Route.id == row.id).execute()
-    notices.forget(f"route {name}")
 
 
 def _leaf() -> Any:
