@@ -147,7 +147,7 @@ class Node:
 
     def carriers(self) -> list[Mover]:
         """The carriers that need looking after although nothing is to be carried."""
-        for route in self.settings.routes.values():
+        if route := next(iter(self.settings.routes.values()), None):
             return [self._globus(route.src_id, route.dst_dir)]  # complete, whatever else the configuration lacks
         mover = self.mover("globus") if self.settings.globus_enable else None
         return [mover] if mover is not None else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from libtool.peers import exec as exec_transport
 from tests.components import postgres_server
 from tests.forks import forks
 from tests.globus_service import GlobusService
+from tests.route_bench import Bench
 from tests.sites import Pair, make_pair
 
 _count = itertools.count()
@@ -96,3 +98,27 @@ def clock(globus: GlobusService, monkeypatch: pytest.MonkeyPatch) -> Callable[[f
     """Moves the time of the service and of the librarians in this process by seconds."""
     monkeypatch.setattr(Node, "now", lambda self: globus.now)
     return globus.advance
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where there is such a thing: a process that ends loses nothing that it wrote, synced or not."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture(params=["local", "remote"])
+def where(request: pytest.FixtureRequest) -> str:
+    """Where the source of a route is: on the node's host, or behind a collection."""
+    return str(request.param)
+
+
+@pytest.fixture
+def bench(top: Path, globus: GlobusService, clock: Callable[[float], None], where: str) -> Bench:
+    """A route with some files at its source; time stands still but for the test."""
+    made = Bench(top / "bench", globus, where)
+    made.fill()
+    return made

@@ -24,6 +24,8 @@ from tests import crash
 from tests.globus_service import GlobusService
 from tests.sites import Ran, Site
 
+Clock = Callable[[float], None]
+TRANSFER, DELETE = ("transfer",), ("delete",)
 #: What a background task may end with: done, postponed, a person must act, another run is at it.
 FINE = (0, 3, 4, 75)
 #: Longer than what a passing trouble is left alone for, in seconds.

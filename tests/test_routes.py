@@ -10,8 +10,7 @@ import io
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -40,16 +39,6 @@ from tests.routes import KINDS, OLD, Clock, Routed, everything, files, put
 
 ALL = bool(os.environ.get("LIBTOOL_TEST_ALL_SEAMS"))
 Databases = Callable[[str], "str | None"]
-
-
-@pytest.fixture
-def top(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory where there is such a thing: no process ends here, so nothing need reach a disk."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 @pytest.fixture(params=KINDS)

@@ -6,15 +6,12 @@ A seeded part of the seams is tried; ``LIBTOOL_TEST_ALL_SEAMS=1`` tries all, ``L
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import re
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,41 +37,15 @@ from tests import crash
 from tests.globus_service import GlobusService
 from tests.globus_service.answers import Answer, Request, document
 from tests.globus_service.copying import WholeTask
-from tests.globus_service.front import Front
 from tests.globus_service.moving import Hands
-from tests.route_bench import FILES, WHILE, Bench
+from tests.liar import Content, Liar, Trouble
+from tests.route_bench import DELETE, FILES, TRANSFER, WHILE, Bench, Clock
 
-Clock = Callable[[float], None]
 SEED = int(os.environ.get("LIBTOOL_TEST_SEED", "1"))
 ALL = bool(os.environ.get("LIBTOOL_TEST_ALL_SEAMS"))
 #: Seams that are tried of each flow unless all are, and of so many that are tried one gets a second end soon after.
 FEW, TWICE = 3, 2
 EVERY = {"sqlite": 1, "postgresql": 3}
-TRANSFER, DELETE = ("transfer",), ("delete",)
-
-
-@pytest.fixture
-def top(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory where there is such a thing: a process that ends loses nothing that it wrote, synced or not."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        yield Path(name)
-
-
-@pytest.fixture(params=["local", "remote"])
-def where(request: pytest.FixtureRequest) -> str:
-    """Where the source is: on the node's host, or behind a collection."""
-    return str(request.param)
-
-
-@pytest.fixture
-def bench(top: Path, globus: GlobusService, clock: Clock, where: str) -> Bench:
-    """A route with some files at its source; time stands still but for the test."""
-    made = Bench(top / "bench", globus, where)
-    made.fill()
-    return made
 
 
 # -- ended anywhere ---------------------------------------------------------------------------------------------------
@@ -232,79 +203,6 @@ def test_two_runs_at_once(top: Path, globus: GlobusService, where: str, pairs: t
 
 
 # -- a service that lies or breaks ------------------------------------------------------------------------------------
-
-Content = dict[str, Any]
-
-
-class Liar:
-    """Stands in the door of the service. ``change``: alters the JSON of answers to requests whose method and path with
-    query fit; ``instead``: answers them, and nothing is done."""
-
-    def __init__(self) -> None:
-        self.change: list[tuple[str, str, Callable[[Content], object]]] = []
-        self.instead: list[tuple[str, str, Callable[[Request], Answer]]] = []
-        self.used = 0
-        self._true = Front._faulty
-
-    def take_over(self, monkeypatch: pytest.MonkeyPatch) -> Liar:
-        """Answer for the service from now on."""
-        monkeypatch.setattr(Front, "_faulty", lambda front, request, about: self._answer(front, request, about))
-        return self
-
-    def end(self) -> None:
-        """Lie no more."""
-        self.change, self.instead = [], []
-
-    def _answer(self, front: Front, request: Request, about: dict[str, object]) -> Answer | None:
-        for method, url, told in self.instead:
-            if request.method == method and re.search(url, request.url):
-                self.used += 1
-                return told(request)
-        answer = self._true(front, request, about)
-        for method, url, alter in self.change:
-            if answer is not None and request.method == method and re.search(url, request.url) and answer.status < 300:
-                try:
-                    content = json.loads(answer.body)
-                except ValueError:  # another trouble cut it off
-                    continue
-                before = json.dumps(content)
-                alter(content)
-                if json.dumps(content) != before:
-                    self.used += 1
-                    answer = document(answer.status, content, **answer.headers)
-        return answer
-
-
-class Trouble:
-    """What a test may have go wrong, for as long as it lasts."""
-
-    def __init__(self, bench: Bench, liar: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.bench, self.globus, self.liar, self.monkeypatch = bench, bench.globus, liar, monkeypatch
-        self.faults: list[Any] = []
-        self.each: list[Callable[[], object]] = []  #: done after every command
-        self.undo: list[Callable[[], object]] = []
-
-    def fault(self, name: str, **about: Any) -> None:
-        """A fault of the service's own that lasts, unless it is told how often it strikes."""
-        self.faults.append(self.globus.fault(name, **{"count": None, **about}))
-
-    def set(self, thing: Any, name: str, value: Any) -> None:
-        """An attribute that has another value meanwhile."""
-        before = getattr(thing, name)
-        setattr(thing, name, value)
-        self.undo.append(lambda: setattr(thing, name, before))
-
-    def end(self) -> int:
-        """All is well again; how often something struck, as far as that can be counted."""
-        used = sum(fault.used for fault in self.faults) + self.liar.used
-        for fault in self.faults:
-            fault.end()
-        self.liar.end()
-        for deed in reversed(self.undo):  # the same may have been set twice
-            deed()
-        self.each, self.undo, self.faults = [], [], []
-        return used
-
 
 SUBMIT, TASK, LS, RENAME, MKDIR = "/(transfer|delete)$", "/task/[^/]+$", "/ls", "/rename$", "/mkdir$"
 LISTS = "/(successful_transfers|skipped_errors)"
